@@ -1,0 +1,161 @@
+"""One tree of errors. Each message says what is wrong, which value was given, and what to do.
+
+Everything the library raises by itself is an `EngineError`; each kind is also the built-in exception that
+Python programmers expect (`ValueError`, `TypeError`, ...). Errors in users' code leave `fit` as themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+
+
+class EngineError(Exception):
+    """Root of the errors this library raises."""
+
+
+class ArgumentError(EngineError, ValueError):
+    """An argument has a value that is not allowed."""
+
+
+class ArgumentTypeError(EngineError, TypeError):
+    """An argument has a type, or a name, that is not allowed."""
+
+
+class UnknownNameError(EngineError, AttributeError):
+    """An attribute that neither a task nor its trainer has."""
+
+
+class UnknownFigureError(EngineError, KeyError):
+    """A figure that was not computed: its name is misspelt, or its stage did not run."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class HookError(EngineError, TypeError):
+    """A callback has a method that is no event, or one that cannot take the event's arguments."""
+
+
+class StepError(EngineError, TypeError):
+    """A step returned something other than None or a dict of Patches."""
+
+
+class LossError(EngineError, ValueError):
+    """A loss that cannot be trained on: not a scalar tensor, or without a gradient."""
+
+
+class NonFiniteLossError(EngineError, ArithmeticError):
+    """The training loss became NaN or infinite.
+
+    Attributes:
+        step: index of the first training batch of the epoch whose loss was not finite.
+        value: that loss.
+    """
+
+    def __init__(self, message: str, step: int, value: float) -> None:
+        super().__init__(message)
+        self.step, self.value = step, value
+
+
+class LoaderError(EngineError, ValueError):
+    """A loader yields no batches: empty from the start, or exhausted by an earlier epoch."""
+
+
+class BatchError(EngineError, ValueError):
+    """A batch whose parts or whose size cannot be told."""
+
+
+class PatchError(EngineError, TypeError):
+    """Patches that cannot be merged, read or saved."""
+
+
+class MetricError(EngineError, TypeError):
+    """A metric that returns neither a number nor a dict of numbers, or gets inputs it has no meaning for."""
+
+
+class StateError(EngineError, ValueError):
+    """A state that does not fit what it is loaded into. Nothing was changed."""
+
+
+class EngineWarning(UserWarning):
+    """Something that is probably not what was meant, but that the run survives."""
+
+
+class StopLoopException(Exception):
+    """Raise it in a callback or a step to end `fit`, which then returns normally."""
+
+
+class LoopException(Exception):
+    """For users' own errors in a loop: leaves `fit` as itself."""
+
+
+class CallbackException(Exception):
+    """For users' own errors in a callback: leaves `fit` as itself."""
+
+
+def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the allowed name most like `name`, or None when nothing comes near."""
+    found = difflib.get_close_matches(name, list(allowed), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"``, or nothing when no allowed name comes near."""
+    guess = nearest(name, allowed)
+    return f"; did you mean {guess!r}?" if guess else ""
+
+
+#: What other libraries call these arguments.
+_CALLED_ELSEWHERE = {
+    **dict.fromkeys(("optimizer", "optimizers"), "opt"),
+    **dict.fromkeys(("criterion", "loss_fn", "loss_function"), "loss"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs"), "epochs"),
+    **dict.fromkeys(("accelerator", "devices"), "device"),
+    **dict.fromkeys(("accumulate_grad_batches", "gradient_accumulation_steps"), "accumulate"),
+    **dict.fromkeys(("train_dataloader", "train_dataloaders", "train_loader", "train_data"), "train_dl"),
+    **dict.fromkeys(("val_dataloader", "val_dataloaders", "val_loader", "val_data", "validation_data"), "val_dl"),
+    **dict.fromkeys(("test_dataloader", "test_dataloaders", "test_loader", "dataloaders"), "test_dl"),
+}
+
+
+def refuse_unknown(where: str, unknown: Iterable[str], function: Callable[..., object]) -> None:
+    """Raise `ArgumentTypeError` for a keyword that `function` does not take, naming the nearest one it does."""
+    for name in unknown:
+        allowed = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
+        meant = _CALLED_ELSEWHERE.get(name)
+        hint = f"; did you mean {meant!r}?" if meant in allowed else did_you_mean(name, allowed)
+        hint = hint or f" (it takes {', '.join(allowed)})"
+        raise ArgumentTypeError(f"{where} takes no argument {name!r}{hint}")
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Attach a note to an exception; on Python 3.10, which does not print notes, it is kept in ``__notes__``."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        error.__notes__ = [*getattr(error, "__notes__", []), note]
+
+
+def chain(first: BaseException, later: BaseException) -> None:
+    """Hang `later` onto `first`, which stays the one raised: as its context, and as a note in plain sight."""
+    add_note(first, f"then, while it was handled: {type(later).__name__}: {later}")
+    seen, link = {id(later)}, first
+    while link.__context__ is not None and id(link.__context__) not in seen:
+        link = link.__context__
+        seen.add(id(link))
+    if link is not later and link.__context__ is None and not _reaches(later, link):
+        link.__context__ = later
+
+
+def _reaches(error: BaseException, target: BaseException) -> bool:
+    """Tell whether `target` is in the context chain of `error`, so that no cycle is made."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if link is target:
+            return True
+        seen.add(id(link))
+        link = link.__context__
+    return False

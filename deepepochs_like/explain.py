@@ -1,0 +1,58 @@
+"""`trainer.explain()`: which hook of which callback runs when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .events import EVENTS, by_priority, listens, method_of
+
+_HEADINGS = {
+    "before_fit": "once, before the run",
+    "before_epoch": "every epoch",
+    "before_train_epoch": "every training task",
+    "before_train_batch": "every training batch",
+    "after_train_epoch": "every training task, when it is over",
+    "before_val_epochs": "every epoch in which validation is due",
+    "before_val_epoch": "every validation task",
+    "before_val_batch": "every validation batch",
+    "after_val_epoch": "every validation task, when it is over",
+    "after_epoch": "every epoch, when it is over",
+    "after_fit": "once, after the run",
+    "before_test_epochs": "in test",
+    "on_exception": "on an error, and at the end of every run",
+}
+
+
+def explain_run(trainer: Any) -> str:
+    """Describe the run of a trainer as text: model, device, steps, and every hook in the order in which it fires."""
+    sizes = {name: sum(p.numel() for p in handle.model.parameters()) for name, handle in trainer.models.items()}
+    lines = [
+        f"{name}: {type(trainer.models[name].model).__name__}, {count:,} parameters, on {trainer.device}"
+        for name, count in sizes.items()
+    ]
+    lines += [
+        f"optimizer {name}: {optimizer!r}, on every {'update' if optimizer.sched_on == 'step' else 'epoch'}"
+        if optimizer.scheduler
+        else f"optimizer {name}: {optimizer!r}"
+        for name, optimizer in trainer.opt.items()
+    ]
+    if trainer.accumulate > 1:
+        lines.append(f"the weights are updated every {trainer.accumulate} batches")
+    lines.append("")
+    return "\n".join(lines + explain_hooks(trainer.callbacks))
+
+
+def explain_hooks(callbacks: Sequence[Any]) -> list[str]:
+    """List the events somebody listens to, in order, with the callbacks in theirs."""
+    lines: list[str] = []
+    heading = ""
+    for event in EVENTS:
+        heading = _HEADINGS.get(event, heading)
+        heard = [type(c).__name__ for c in by_priority(callbacks, event) if listens(c, event)]
+        if heard:
+            if heading:
+                lines.append(f"{heading}:")
+                heading = ""
+            lines.append(f"  {method_of(event)}({', '.join(EVENTS[event])}): {', then '.join(heard)}")
+    return lines or ["no callback listens to any event"]

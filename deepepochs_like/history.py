@@ -1,0 +1,129 @@
+"""`History`: what every epoch came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .types import StateDict
+
+
+class Result(dict[str, Any]):
+    """Figures by name, as NumPy values; printed as plain numbers.
+
+    Example:
+        >>> Result(loss=np.float64(0.25))
+        {'loss': 0.25}
+    """
+
+    def __repr__(self) -> str:
+        return repr({name: _plain(value) for name, value in self.items()})
+
+
+class History(dict[str, dict[str, list[Any]]]):
+    """``{'train': {name: [value per epoch]}, 'val': {...}}``; a stage that never ran is absent.
+
+    Values are NumPy scalars (arrays for figures that are not scalar), one per epoch in which the stage ran.
+
+    Example:
+        >>> history = History(); history.record('train', 0, {'loss': 0.5}); print(history.table())
+        epoch  train loss
+            1      0.5000
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: stage -> the epochs in which it ran.
+        self.epochs: dict[str, list[int]] = {}
+        #: stage -> name -> the epoch each of its values belongs to.
+        self._of: dict[str, dict[str, list[int]]] = {}
+
+    def record(self, stage: str, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """Append one epoch's figures."""
+        self.epochs.setdefault(stage, []).append(epoch)
+        figures, epochs = self.setdefault(stage, {}), self._of.setdefault(stage, {})
+        for name, value in metrics.items():
+            figures.setdefault(name, []).append(value)
+            epochs.setdefault(name, []).append(epoch)
+
+    def __repr__(self) -> str:
+        lines = self.table().split("\n")
+        if len(lines) > 21:
+            lines = [lines[0], f"... {len(lines) - 21} earlier epochs", *lines[-20:]]
+        return "\n".join(lines)
+
+    def since(self, lengths: Mapping[str, Mapping[str, int]]) -> History:
+        """Return what was recorded after `lengths` was taken."""
+        part = History()
+        for stage, figures in self.items():
+            before = lengths.get(stage, {})
+            new = {name: values[before.get(name, 0) :] for name, values in figures.items()}
+            if len(self.epochs[stage]) > before.get("", 0):
+                part[stage] = {name: values for name, values in new.items() if values}
+                part.epochs[stage] = self.epochs[stage][before.get("", 0) :]
+                part._of[stage] = {name: self._of[stage][name][before.get(name, 0) :] for name in part[stage]}
+        return part
+
+    def lengths(self) -> dict[str, dict[str, int]]:
+        """How many values there are by now, for `since`."""
+        return {s: {"": len(self.epochs[s]), **{n: len(v) for n, v in f.items()}} for s, f in self.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per epoch, ``{'epoch': 1, 'train/loss': ..., 'val/acc': ...}``, as a data frame takes it."""
+        rows: dict[int, dict[str, Any]] = {}
+        for stage, figures in self.items():
+            for name, values in figures.items():
+                for epoch, value in zip(self._of[stage][name], values, strict=True):
+                    rows.setdefault(epoch, {"epoch": epoch + 1})[f"{stage}/{name}"] = value
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    def table(self, digits: int = 4) -> str:
+        """All scalar figures as text, one line per epoch."""
+        rows = self.rows()
+        names = [
+            n
+            for n in dict.fromkeys(k for row in rows for k in row)
+            if n != "epoch" and any(np.ndim(r.get(n, 0)) == 0 for r in rows)
+        ]
+        lines = [["epoch", *(name.replace("/", " ", 1) for name in names)]]
+        for row in rows:
+            lines.append(
+                [
+                    str(row["epoch"]),
+                    *(f"{row[n]:.{digits}f}" if n in row and np.ndim(row[n]) == 0 else "-" for n in names),
+                ]
+            )
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+        )
+
+    def state_dict(self) -> StateDict:
+        """The figures as numbers and lists."""
+        figures = {s: {n: [_plain(v) for v in values] for n, values in f.items()} for s, f in self.items()}
+        of = {s: {n: list(e) for n, e in names.items()} for s, names in self._of.items()}
+        return {"figures": figures, "epochs": {s: list(e) for s, e in self.epochs.items()}, "of": of}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Replace everything by what `state_dict` returned."""
+        self.clear()
+        self.update(
+            {s: {n: [_array(v) for v in values] for n, values in f.items()} for s, f in state["figures"].items()}
+        )
+        self.epochs = {s: list(e) for s, e in state["epochs"].items()}
+        self._of = {s: {n: list(e) for n, e in names.items()} for s, names in state["of"].items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def as_figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures out of a state, as NumPy values again."""
+    return {name: _array(value) for name, value in values.items()}
+
+
+def _array(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, list) else np.float64(value)

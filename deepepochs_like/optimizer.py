@@ -1,0 +1,246 @@
+"""`Optimizer`: a torch optimizer with its schedule. `Optimizers`: all that a trainer steps, by index or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from .errors import ArgumentError, ArgumentTypeError, StateError, did_you_mean
+from .types import StateDict
+
+#: What schedulers add to an optimizer's groups; it says nothing about which optimizer it is.
+_OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+
+
+class Optimizer:
+    """A torch optimizer and the schedule of its learning rate.
+
+    Args:
+        opt: the torch optimizer.
+        scheduler: a torch scheduler over `opt`, or None.
+        sched_on: ``'epoch'`` steps it after each epoch's validation, ``'step'`` after each update of the weights.
+        sched_with_loss: hand it the loss (of validation, else of training; ``'step'``: of the batch).
+        monitor: hand it this figure instead, e.g. ``'val/acc'`` or ``'train/loss'`` (``'epoch'`` only).
+
+    Raises:
+        ArgumentTypeError: `opt` is no torch optimizer, or `scheduler` no scheduler of it.
+        ArgumentError: `sched_on` is neither, or a scheduler that needs a figure is given none.
+
+    Example:
+        >>> net = torch.nn.Linear(2, 1); adam = torch.optim.Adam(net.parameters())
+        >>> Optimizer(adam, torch.optim.lr_scheduler.StepLR(adam, 10)).get_current_lr()
+        0.001
+    """
+
+    def __init__(
+        self,
+        opt: torch.optim.Optimizer,
+        scheduler: Any = None,
+        sched_on: Literal["epoch", "step"] = "epoch",
+        sched_with_loss: bool = False,
+        monitor: str | None = None,
+    ) -> None:
+        given: Any = opt
+        if isinstance(given, type):
+            raise ArgumentTypeError(
+                f"opt={given.__name__}: this is a class; pass {given.__name__}(model.parameters(), ...)"
+            )
+        if hasattr(given, "get_last_lr"):
+            raise ArgumentTypeError(
+                f"opt is a {type(given).__name__}, a scheduler; pass Optimizer(optimizer, scheduler)"
+            )
+        if not isinstance(opt, torch.optim.Optimizer):
+            raise ArgumentTypeError(f"opt={opt!r}: a torch.optim.Optimizer is needed, not a {type(opt).__name__}")
+        if sched_on not in ("epoch", "step"):
+            raise ArgumentError(
+                f"sched_on={sched_on!r}: 'epoch' or 'step' is needed{did_you_mean(str(sched_on), ['epoch', 'step'])}"
+            )
+        if scheduler is not None and not hasattr(scheduler, "step"):
+            raise ArgumentTypeError(f"scheduler={scheduler!r}: a {type(scheduler).__name__} has no step()")
+        if monitor is not None and (sched_on == "step" or monitor.partition("/")[0] not in ("train", "val")):
+            raise ArgumentError(
+                f"monitor={monitor!r}: 'train/<figure>' or 'val/<figure>' is needed, with sched_on='epoch'"
+            )
+        if isinstance(scheduler, ReduceLROnPlateau) and not (sched_with_loss or monitor):
+            raise ArgumentError(
+                "ReduceLROnPlateau needs a figure to watch: pass sched_with_loss=True or monitor='val/...'"
+            )
+        self.opt, self.scheduler = opt, scheduler
+        self.sched_on, self.sched_with_loss, self.monitor = sched_on, sched_with_loss, monitor
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The torch optimizer's parameter groups."""
+        return self.opt.param_groups
+
+    def step(self) -> None:
+        """Update the weights."""
+        self.opt.step()
+
+    def zero_grad(self) -> None:
+        """Clear the gradients."""
+        self.opt.zero_grad()
+
+    def step_after_update(self, loss: torch.Tensor | None) -> None:
+        """Advance a scheduler that runs by steps."""
+        if self.scheduler is not None and self.sched_on == "step":
+            self.scheduler.step(*([loss.detach()] if self.sched_with_loss and loss is not None else []))
+
+    def step_after_epoch(self, train: Mapping[str, Any], val: Mapping[str, Any]) -> None:
+        """Advance a scheduler that runs by epochs, with the figure it watches.
+
+        Raises:
+            ArgumentError: the figure does not exist; the message lists those there are.
+        """
+        if self.scheduler is None or self.sched_on != "epoch":
+            return
+        if not (self.monitor or self.sched_with_loss):
+            return self.scheduler.step()  # type: ignore[no-any-return]
+        figures = {f"train/{k}": v for k, v in train.items()} | {f"val/{k}": v for k, v in val.items()}
+        wanted = self.monitor or ("val/loss" if "val/loss" in figures else "train/loss")
+        if wanted in figures:
+            self.scheduler.step(figures[wanted])
+        elif (
+            self.monitor is None or val or not self.monitor.startswith("val/")
+        ):  # an epoch without validation has no val figures
+            raise ArgumentError(
+                f"the scheduler watches {wanted!r}, which no epoch yields{did_you_mean(wanted, figures)}; "
+                f"there are {', '.join(figures) or 'no figures'}"
+            )
+
+    def get_current_lr(self) -> float:
+        """The learning rate of the first parameter group, as it will be used next."""
+        return float(self.opt.param_groups[0]["lr"])
+
+    def get_last_lr(self) -> list[float]:
+        """Every group's learning rate as the scheduler set it last; without one, the current ones."""
+        if self.scheduler is None:
+            return [float(group["lr"]) for group in self.opt.param_groups]
+        return [float(lr) for lr in self.scheduler.get_last_lr()]
+
+    def state_dict(self) -> StateDict:
+        """The states of the optimizer and, apart from it, of the scheduler."""
+        return {
+            "opt": self.opt.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+        }
+
+    def check_state(self, state: StateDict, where: str = "optimizer") -> None:
+        """Raise `StateError` if `state` does not fit, before anything is loaded."""
+        mine, theirs = self.opt.state_dict()["param_groups"], state["opt"]["param_groups"]
+        sizes = [[len(g["params"]) for g in groups] for groups in (mine, theirs)]
+        if sizes[0] != sizes[1]:
+            raise StateError(f"{where} holds parameter groups of sizes {sizes[0]}; the state has {sizes[1]}")
+        for mine_group, their_group in zip(mine, theirs, strict=True):
+            own, saved_keys = set(mine_group) - _OF_SCHEDULERS, set(their_group) - _OF_SCHEDULERS
+            # Versions of torch add an option or two; another kind of optimizer both has and lacks some.
+            if own - saved_keys and saved_keys - own:
+                raise StateError(
+                    f"{where} is another kind of optimizer than the state's: {type(self.opt).__name__} has "
+                    f"{sorted(own - saved_keys)}, the state {sorted(saved_keys - own)}"
+                )
+        if (self.scheduler is None) != (state["scheduler"] is None):
+            has, state_has = ("no scheduler", "one") if self.scheduler is None else ("a scheduler", "none")
+            raise StateError(f"{where} has {has}; the state has {state_has}")
+        parameters = [p for g in self.opt.param_groups for p in g["params"]]
+        for index, saved in state["opt"]["state"].items():
+            for key, value in saved.items():
+                if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameters[index].shape:
+                    raise StateError(
+                        f"{where}: {key!r} of parameter {index} has shape {tuple(value.shape)} in the state; "
+                        f"the parameter has {tuple(parameters[index].shape)}"
+                    )
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            StateError: the groups, the shapes or the presence of a scheduler differ; nothing was changed.
+        """
+        self.check_state(state)
+        self.opt.load_state_dict(state["opt"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def __repr__(self) -> str:
+        scheduler = type(self.scheduler).__name__ if self.scheduler else None
+        return f"Optimizer({type(self.opt).__name__}, scheduler={scheduler})"
+
+
+class Optimizers(list[Optimizer]):
+    """A list of `Optimizer`, reached by index or, where they were given as a dict, by name.
+
+    Args:
+        optimizers: torch optimizers or `Optimizer` objects: one, a list, or a dict of them.
+    """
+
+    def __init__(self, optimizers: Any) -> None:
+        if isinstance(optimizers, Mapping):
+            names, given = list(optimizers), list(optimizers.values())
+        else:
+            given = list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
+            names = [str(i) for i in range(len(given))]
+        super().__init__(o if isinstance(o, Optimizer) else Optimizer(o) for o in given)
+        self.names: list[str] = names
+        #: Those whose scheduler runs by steps.
+        self.by_step = [o for o in self if o.scheduler is not None and o.sched_on == "step"]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            if index not in self.names:
+                raise ArgumentError(
+                    f"no optimizer {index!r}{did_you_mean(index, self.names)}; there are {', '.join(self.names)}"
+                )
+            index = self.names.index(index)
+        return super().__getitem__(index)
+
+    def items(self) -> Iterator[tuple[str, Optimizer]]:
+        """Pairs of name (or index) and optimizer."""
+        return zip(self.names, self, strict=True)
+
+    def step(self) -> None:
+        """Update the weights by every optimizer."""
+        for optimizer in self:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Clear the gradients of every optimizer."""
+        for optimizer in self:
+            optimizer.zero_grad()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all optimizers, in order."""
+        return [group for optimizer in self for group in optimizer.param_groups]
+
+    def get_current_lr(self) -> list[float]:
+        """The learning rate in use, of every optimizer's first group."""
+        return [optimizer.get_current_lr() for optimizer in self]
+
+    def get_last_lr(self) -> list[list[float]]:
+        """The learning rates that the schedulers set last, per optimizer and group."""
+        return [optimizer.get_last_lr() for optimizer in self]
+
+    def state_dict(self) -> StateDict:
+        """The states of all, by name."""
+        return {name: optimizer.state_dict() for name, optimizer in self.items()}
+
+    def check_state(self, state: StateDict) -> None:
+        """Raise `StateError` if `state` does not fit, before anything is loaded."""
+        if set(state) != set(self.names):
+            raise StateError(f"the optimizers are named {self.names}; the state has {list(state)}")
+        for name, optimizer in self.items():
+            optimizer.check_state(state[name], f"optimizer {name!r}")
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore all, or none.
+
+        Raises:
+            StateError: names, groups or shapes differ; nothing was changed.
+        """
+        self.check_state(state)
+        for name, optimizer in self.items():
+            optimizer.load_state_dict(state[name])

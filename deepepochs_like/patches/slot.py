@@ -1,0 +1,243 @@
+"""`Slot`: one metric of a task, as the patch that adds it up over an epoch."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..errors import ArgumentError, ArgumentTypeError, EngineError, EngineWarning, PatchError, did_you_mean
+from ..rng import rng_state, set_rng_state
+from ..tensors import concat, map_tensors
+from ..types import StateDict, Weight
+from .base import Outputs, PatchBase, check_value, is_torchmetric, metric_name, shown
+from .confusion import ConfusionPatch
+from .tensor import TensorPatch
+from .torchmetric import TorchMetricPatch
+from .value import MeanPatch
+
+KINDS: dict[str, type[PatchBase]] = {"tensor": TensorPatch, "mean": MeanPatch, "confusion": ConfusionPatch}
+
+
+class Slot:
+    """A metric with the accumulator of its epoch so far.
+
+    In its first epoch a slot looks at its metric more closely: one that is computed only when the epoch is read is
+    tried on the first batch, and one that is averaged over batches is compared with its value over two of them.
+
+    Args:
+        metric: a function ``(preds, targets)``, a torchmetrics object, or a patch that serves as a pattern.
+        kind: how functions are added up: ``'tensor'``, ``'mean'``, ``'confusion'`` or a Patch class that takes
+            ``(metric, batch_size)``.
+        said: warnings given already; this one's are added to them.
+        probe: whether a metric that is computed only when it is read is tried on the first batch.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: the metric cannot be called, or the kind is none of these.
+    """
+
+    def __init__(
+        self,
+        metric: Any,
+        kind: str | type[PatchBase] = "tensor",
+        said: set[str] | None = None,
+        probe: bool = False,
+    ) -> None:
+        self.metric, self.kind = metric, kind
+        self._class = _patch_class(metric, kind)
+        self.name = _slot_name(metric)
+        self.said: set[str] = set() if said is None else said
+        #: Built-in patches take batches in themselves; of others each batch makes one, which is merged.
+        self.patch: Any = None
+        self.taken = False
+        self._next: Any = None
+        self.reset()
+        #: The first batches, while the metric is looked at; None once it is known.
+        late = isinstance(self.patch, (TensorPatch, ConfusionPatch, TorchMetricPatch))
+        self._early: list[Outputs] | None = [] if isinstance(self.patch, MeanPatch) or (late and probe) else None
+
+    def make(self, weight: Weight) -> Any:
+        """A fresh patch for a batch of the given weight."""
+        return self.metric.empty() if self._class is None else self._class(metric=self.metric, batch_size=weight)
+
+    def reset(self) -> None:
+        """Begin a new epoch."""
+        first, self.taken = self.make(1), False
+        self._absorbs: bool = first.absorbs
+        self._measures = self._absorbs and type(first).absorb is MeanPatch.absorb
+        self.patch = first if self._absorbs else None
+
+    def prepare(self, outputs: Outputs) -> None:
+        """Do all that may fail with a batch; `take` then only adds it up. Between the two the weights are updated."""
+        if self._early is not None:
+            self._look(self._early, outputs)
+        if self._measures:
+            self._next = self.patch.measure(outputs)
+        elif isinstance(self.patch, ConfusionPatch):
+            outputs.confusion()
+        elif not self._absorbs:
+            self._next = self._of(outputs)
+
+    def take(self, outputs: Outputs) -> None:
+        """Take in one batch, which `prepare` has seen."""
+        self.taken = True
+        if self._measures:
+            self.patch.take_value(self._next, outputs.weight)
+        elif self._absorbs:
+            self.patch = self.patch.absorb(outputs)
+        else:
+            self.patch = self._next if self.patch is None else self.patch.merge_(self._next)
+
+    def _of(self, outputs: Outputs) -> Any:
+        """The patch of one batch alone."""
+        patch = self.make(outputs.weight)
+        if self._absorbs:
+            return patch.absorb(outputs)
+        loaded = patch.load(outputs.preds, outputs.targets)
+        if not isinstance(loaded, PatchBase):
+            raise PatchError(f"{type(patch).__name__}.load() returned {shown(loaded)}; it must return self")
+        return loaded
+
+    def of_batch(self, outputs: Outputs) -> Any:
+        """The metric's value on one batch alone."""
+        return self._of(outputs)()
+
+    def _look(self, early: list[Outputs], outputs: Outputs) -> None:
+        """Look at one of the first batches."""
+        if isinstance(self.patch, MeanPatch):
+            if len(early) < 2:
+                early.append(outputs)
+            return
+        self._early = None
+        try:
+            with _generators_kept():
+                self.of_batch(outputs)
+        except (ArithmeticError, ValueError) as error:  # what a batch may lack and an epoch has: a class, a positive
+            if isinstance(error, EngineError):
+                raise
+            self._say(
+                f"metric {self.name!r} failed on the first batch alone ({type(error).__name__}: {error}); training "
+                "goes on, and it is computed over the whole epoch at its end"
+            )
+
+    def check_mean(self) -> None:
+        """Warn, once, of a metric that is averaged over batches although it is not a mean over samples.
+
+        To be called when an epoch is read, which may wait for the device; from the second time on it does nothing.
+        """
+        early, self._early = self._early, None
+        if early is None or len(early) != 2 or not isinstance(self.patch, MeanPatch):
+            return
+        try:
+            with _generators_kept():
+                first, second, whole = (self._value(outputs) for outputs in (*early, _both(*early)))
+        except Exception:  # batches that cannot be put together give nothing to compare with
+            return
+        weights = [float(outputs.weight) for outputs in early]
+        if not all(_is_mean(first[k], second[k], whole[k], weights) for k in whole if k in first and k in second):
+            self._say(
+                f"metric {self.name!r} is averaged over batches (metric_patch='mean'), but its value over an epoch is "
+                "not that mean: it depends on how the samples are cut into batches. Use metric_patch='tensor', or "
+                "'confusion' with a function of the confusion matrix"
+            )
+
+    def _value(self, outputs: Outputs) -> dict[str, Any]:
+        value = check_value(self.patch.metric(outputs.preds, outputs.targets), self.name)
+        return dict(value) if isinstance(value, Mapping) else {"": value}
+
+    def _say(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            warnings.warn(message, EngineWarning, stacklevel=2)
+
+    def state_dict(self) -> StateDict | None:
+        """The accumulator's state; None before the first batch."""
+        return self.patch.state_dict() if self.taken else None
+
+    def load_state_dict(self, state: StateDict | None, device: torch.device | None = None) -> None:
+        """Restore the accumulator, its tensors on `device`."""
+        if state is not None:
+            self.taken = True
+            if self.patch is None:
+                self.patch = self.make(1)
+            self.patch.load_state_dict(state if device is None else map_tensors(state, lambda t: t.to(device)))
+
+
+def _slot_name(metric: Any) -> str:
+    if isinstance(metric, PatchBase):
+        if metric.name is not None:
+            return metric.name
+        metric = getattr(metric, "metric", None) or metric
+    return metric_name(metric)
+
+
+def _patch_class(metric: Any, kind: Any) -> Any:
+    """The class that adds a metric up; None where the metric is itself a patch to make others from."""
+    if isinstance(metric, PatchBase):
+        if not metric.absorbs or not hasattr(metric, "empty"):
+            raise ArgumentTypeError(
+                f"metrics: {type(metric).__name__} cannot be a pattern for every batch (it has no empty() and "
+                "absorb()); return it from a step, or pass its class as metric_patch"
+            )
+        return None
+    if is_torchmetric(metric):
+        return TorchMetricPatch
+    if isinstance(metric, type):
+        raise ArgumentTypeError(f"metrics: {metric.__name__} is a class; pass an instance, {metric.__name__}(...)")
+    if not callable(metric):
+        raise ArgumentTypeError(
+            f"metrics: {metric!r} (a {type(metric).__name__}) is neither a function, a torchmetrics object nor a patch"
+        )
+    return check_kind(kind)
+
+
+def check_kind(kind: Any) -> type[PatchBase]:
+    """Return the Patch class that a ``metric_patch`` stands for.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: it stands for none, or for one that is not made from a metric.
+    """
+    needed = f"metric_patch={kind!r}: 'tensor', 'mean', 'confusion' or a Patch class is needed"
+    if isinstance(kind, str) and kind not in KINDS:
+        raise ArgumentError(needed + did_you_mean(kind, KINDS))
+    patch_class = KINDS[kind] if isinstance(kind, str) else kind
+    if not (isinstance(patch_class, type) and issubclass(patch_class, PatchBase)):
+        raise ArgumentTypeError(needed)
+    try:
+        inspect.signature(patch_class).bind(metric=None, batch_size=1)
+    except TypeError as error:
+        name = patch_class.__name__
+        raise ArgumentTypeError(
+            f"metric_patch={name}: it is made as {name}(metric=..., batch_size=...), which it does not take ({error})"
+        ) from None
+    return patch_class
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Leave the random generators as they were, whatever a metric draws from them."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+
+
+def _both(first: Outputs, second: Outputs) -> Outputs:
+    return Outputs(concat([first.preds, second.preds]), concat([first.targets, second.targets]))
+
+
+def _is_mean(first: Any, second: Any, whole: Any, weights: list[float]) -> bool:
+    """Tell whether a metric's value over two batches is their weighted mean, but for rounding; NaNs tell nothing."""
+    values = [torch.as_tensor(value) for value in (first, second, whole)]
+    if any(value.is_meta or value.shape != values[0].shape for value in values):
+        return True
+    eps = max(torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0 for value in values)
+    one, two, both = (value.detach().cpu().double() for value in values)
+    mean = (one * weights[0] + two * weights[1]) / sum(weights)
+    largest = torch.maximum(torch.maximum(one.abs(), two.abs()), both.abs())
+    return not bool(((mean - both).abs() > max(1e-4, 8 * eps) * largest + 8 * eps).any())

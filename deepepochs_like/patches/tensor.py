@@ -1,0 +1,139 @@
+"""`TensorPatch`: a metric computed once, over all predictions and targets of the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, ClassVar
+
+import torch
+
+from ..errors import PatchError
+from ..tensors import concat
+from ..types import StateDict, Value, Weight
+from .base import Outputs, PatchBase, check_value, metric_name, own_copy, restored, same_kind, saved
+
+
+class TensorPatch(PatchBase):
+    """Keep every batch's predictions and targets, and compute the metric once over all of them: exact for any metric.
+
+    Where they cannot be concatenated the metric gets the lists of batches. Merging is O(1): merged patches share
+    their batches in a tree that is walked once, when the value is read.
+
+    Args:
+        metric: ``(preds, targets)`` to a number or a dict of numbers.
+        batch_size: taken for symmetry with the other patches; the samples themselves are the weight.
+        name: see `PatchBase`; by default the metric's name.
+
+    Example:
+        >>> worst = lambda p, t: (p - t).abs().max()
+        >>> batches = (torch.ones(2), torch.zeros(2)), (torch.ones(1), torch.ones(1))
+        >>> sum(TensorPatch(worst).load(*batch) for batch in batches)().item()
+        1.0
+    """
+
+    SHARED: ClassVar[frozenset[str]] = frozenset({"tree"})
+
+    def __init__(
+        self, metric: Callable[[Any, Any], Any], batch_size: Weight | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(name)
+        self.metric, self.batch_size = metric, batch_size
+        #: None, a leaf [preds, targets], or a pair (tree, tree); never changed once made, so patches may share it.
+        self.tree: Any = None
+
+    def load(self, preds: Any, targets: Any) -> Any:
+        """Take in a batch, detached and not copied."""
+        self.tree = None
+        return self.absorb(Outputs(preds, targets))
+
+    def absorb(self, outputs: Outputs) -> Any:
+        """Take in one more batch, in place."""
+        leaf = [outputs.preds, outputs.targets]
+        self.tree = leaf if self.tree is None else (self.tree, leaf)
+        return self
+
+    def forward(self) -> Value:
+        leaves = self.leaves()
+        if not leaves:
+            raise PatchError(f"TensorPatch {self.name or ''} holds nothing yet: load a batch before reading it")
+        value: Value = check_value(self.metric(*_joined(leaves)), self.name or metric_name(self.metric))
+        return value
+
+    def leaves(self) -> list[Any]:
+        """The batches, in the order in which they were merged."""
+        found: list[Any] = []
+        stack = [self.tree] if self.tree is not None else []
+        while stack:
+            node = stack.pop()
+            if isinstance(node, tuple):
+                stack.extend((node[1], node[0]))
+            else:
+                found.append(node)
+        # What a state held has plain containers, perhaps on another device: it takes after the batches that came later.
+        like = next((leaf for leaf in found if type(leaf) is list), None)
+        if like is None or type(found[0]) is list:
+            return found
+        return [leaf if type(leaf) is list else list(map(restored, leaf, like)) for leaf in found]
+
+    def empty(self) -> Any:
+        """A patch like this one that has seen nothing: the identity of `+`."""
+        twin = own_copy(self)
+        twin.tree = None
+        return twin
+
+    def add(self, other: Any) -> Any:
+        return own_copy(self).merge_(other)
+
+    def merge_(self, other: Any) -> Any:
+        same_kind(self, other, self.name)
+        if other.tree is not None:
+            self.tree = other.tree if self.tree is None else (self.tree, other.tree)
+        return self
+
+    def state_dict(self) -> StateDict:
+        """The batches so far, concatenated where they can be."""
+        leaves = self.leaves()
+        if len(leaves) > 1 and all(_appendable(part) for leaf in leaves for part in leaf):
+            with suppress(*_RAGGED):
+                leaves = [[concat([leaf[i] for leaf in leaves]) for i in (0, 1)]]
+        where = f"{type(self).__name__} {self.name or metric_name(self.metric)!r}:"
+        kept = [[saved(p, f"{where} preds"), saved(t, f"{where} targets")] for p, t in leaves]
+        return {"name": self.name, "leaves": kept}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        self.name, self.tree = state_dict["name"], None
+        for leaf in state_dict["leaves"]:
+            self.tree = _Restored(leaf) if self.tree is None else (self.tree, _Restored(leaf))
+
+
+class _Restored(list[Any]):
+    """A leaf that comes from a state."""
+
+
+#: What `concat` raises for values that do not go together.
+_RAGGED = (RuntimeError, TypeError, KeyError, ValueError)
+
+
+def _joined(leaves: list[Any]) -> tuple[Any, Any]:
+    """All batches as one, or lists of batches where either part cannot be concatenated."""
+    preds, targets = [p for p, _ in leaves], [t for _, t in leaves]
+    if len(leaves) == 1:
+        return preds[0], targets[0]
+    try:
+        return concat(preds), concat(targets)
+    except torch.OutOfMemoryError:
+        raise
+    except _RAGGED:  # ragged shapes, mixed structures
+        return preds, targets
+
+
+def _appendable(value: Any) -> bool:
+    """Tell whether concatenating gives a value of the same make, which more can be appended to."""
+    if isinstance(value, torch.Tensor):
+        return value.ndim > 0
+    if isinstance(value, Mapping):
+        return all(map(_appendable, value.values()))
+    if isinstance(value, tuple):
+        return all(map(_appendable, value))
+    return value is None

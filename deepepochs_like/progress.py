@@ -1,0 +1,46 @@
+"""Where a run is, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        epoch: epochs completed; the index of the one in progress.
+        step: updates of the weights, whatever the number of optimizers.
+        began: the update at which the epoch in progress began.
+        stage: ``'train'`` or ``'val'`` in an epoch, ``'end'`` while it is being closed, else ``''``.
+        task: index of the stage's task.
+        batch: batches of the task completed in this epoch.
+        begun: whether the task has figures of this epoch.
+        updated: whether an optimizer has stepped since the batch began.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    began: int = 0
+    stage: str = ""
+    task: int = 0
+    batch: int = 0
+    begun: bool = False
+    updated: bool = False
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that have trained; one that was stopped behind its training is over, and in the history."""
+        return self.epoch + (self.stage in ("val", "end"))
+
+    def start(self, fresh: bool) -> None:
+        """Begin a fit: a fresh one begins an epoch, whatever the last one left open."""
+        if fresh:
+            self.epoch, self.began = self.epochs_done, self.step
+        self.stage, self.begun, self.updated = "", False, False
+
+    def count(self, *ignored: Any) -> None:
+        """Note that an optimizer has really stepped, whoever called it: every optimizer of a run calls this."""
+        self.updated = True

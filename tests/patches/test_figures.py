@@ -1,0 +1,258 @@
+"""`Figures` and the read-out: what steps return, one batch's figures, the epoch's, and a state half-way."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from deepepochs_like import metrics
+from deepepochs_like.errors import EngineWarning, MetricError, NonFiniteLossError, PatchError, StepError
+from deepepochs_like.figures import Figures
+from deepepochs_like.patches import ConfusionMetrics, MeanPatch, PatchBase, TensorPatch, TorchMetricPatch, ValuePatch
+from deepepochs_like.patches.slot import Slot
+from deepepochs_like.readout import read_out
+from support.classification import cut, samples
+from support.figures import batch_figures, run_batch
+
+
+def slots() -> list[Slot]:
+    """A metric of every kind, and two collections, whose names are both empty."""
+    return [
+        Slot(metrics.accuracy, "mean"),
+        Slot(lambda p, t: metrics.f1(p, t, average="macro"), "tensor"),
+        Slot(ConfusionMetrics(["recall"], average="macro")),
+        Slot(MetricCollection({"tm_acc": MulticlassAccuracy(4, average="micro")})),
+        Slot(MetricCollection({"tm_f1": MulticlassF1Score(4)})),
+    ]
+
+
+class Longest(PatchBase):
+    """A user's patch that changes itself."""
+
+    def load(self, values: list[float]) -> Longest:
+        self.values = values
+        return self
+
+    def add(self, other: Longest) -> Longest:
+        self.values.extend(other.values)
+        return self
+
+    def forward(self) -> float:
+        return float(len(self.values))
+
+
+def feed(figures: Figures, batch: tuple[Tensor, Tensor]) -> None:
+    """A step: loss, outputs, and a patch of every kind."""
+    preds, targets = batch
+    n = len(targets)
+    run_batch(
+        figures,
+        preds.mean(),
+        batch,
+        {
+            "value": ValuePatch(n).load({"a": preds.mean(), "b": 1.0}),
+            "mean": MeanPatch(metrics.accuracy, n).load(preds, targets),
+            "tensor": TensorPatch(metrics.accuracy).load(preds, targets),
+            "ignored": ConfusionMetrics(["accuracy"]).load(preds, targets),
+            "torchmetrics": TorchMetricPatch(MulticlassAccuracy(4)).load(preds, targets),
+            "longest": Longest().load(preds.flatten().tolist()),
+        },
+        n,
+    )
+
+
+@pytest.mark.parametrize("half", range(5))
+def test_an_epoch_cut_off_goes_on_from_its_state(half: int) -> None:
+    batches = cut(samples(3, 40), [10, 10, 10, 10])
+    straight, first, second = Figures(slots()), Figures(slots()), Figures(slots())
+    for batch in batches:
+        feed(straight, batch)
+    for batch in batches[:half]:
+        feed(first, batch)
+    file = io.BytesIO()
+    torch.save(first.state_dict(ended=half == 4), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    before = str(state)
+    second.load_state_dict(state, torch.device("cpu"))
+    for batch in batches[half:]:
+        feed(second, batch)
+    assert second.read() == pytest.approx(straight.read(), rel=1e-12)
+    assert str(state) == before
+
+
+def test_a_state_of_another_device_follows_the_batches() -> None:
+    batch = (torch.randn(4, 3, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta"))
+    first, second = Figures([Slot(metrics.accuracy, "mean")]), Figures([Slot(metrics.accuracy, "mean")])
+    run_batch(first, outputs=(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)), weight=4)
+    second.load_state_dict(first.state_dict(), torch.device("meta"))
+    run_batch(second, outputs=batch, weight=4)
+    assert second.slots[0].patch().is_meta
+
+
+def test_a_patch_that_no_step_returns_again_after_a_resume_is_missed_by_name() -> None:
+    first, second = Figures([]), Figures([])
+    first.take_patches({"tokens": ValuePatch(1).load(1.0)}, "step")
+    second.load_state_dict(first.state_dict())
+    with pytest.warns(EngineWarning, match="returned no tokens since the run was resumed"):
+        assert second.read() == {}
+
+
+def test_the_accumulator_is_never_the_steps_own_patch() -> None:
+    figures = Figures([])
+    mine, kept = ValuePatch(1), Longest().load([1.0])
+    for value in (1.0, 2.0, 6.0):
+        figures.take_patches({"v": mine.load(value), "n": kept.load([value])}, "step")
+    assert figures.read() == {"v": 3.0, "n": 3.0}
+    assert mine().item() == 6.0  # type: ignore[union-attr]
+    assert kept.values == [6.0]
+    kept.values.append(7.0)
+    assert figures.read()["n"] == 3.0
+
+
+def test_of_two_patches_with_one_name_in_a_step_the_later_counts() -> None:
+    figures = Figures([])
+    for _ in range(2):
+        patches = {"a": ValuePatch(1, "x").load(1.0), "b": ValuePatch(1, "x").load(5.0)}
+        run_batch(figures, patches=patches)
+        assert batch_figures(figures) == {"x": 5.0}
+    assert figures.read() == {"x": 5.0}
+
+
+def test_a_steps_patch_stands_in_for_the_loss_or_metric_of_its_name() -> None:
+    figures = Figures([Slot(metrics.accuracy)])
+    patches = {"accuracy": ValuePatch(1).load(7.0), "loss": ValuePatch(1).load(9.0)}
+    run_batch(figures, torch.tensor(1.0), (torch.eye(2), torch.arange(2)), patches)
+    assert list(batch_figures(figures).items()) == [("loss", 9.0), ("accuracy", 7.0)]
+    assert list(figures.read().items()) == [("loss", 9.0), ("accuracy", 7.0)]
+
+
+def test_patches_of_one_name_must_stay_of_one_kind() -> None:
+    figures = Figures([])
+    figures.take_patches({"x": ValuePatch(1).load(1.0)}, "step")
+    with pytest.raises(PatchError, match="cannot merge ValuePatch with Longest under the name 'x'"):
+        figures.take_patches({"x": Longest().load([1.0])}, "step")
+
+
+@pytest.mark.parametrize("wrong", [1.0, torch.ones(()), {"x": 1.0}, {"x": ValuePatch}])
+def test_what_is_no_dict_of_patches_is_named_with_the_step(wrong: Any) -> None:
+    with pytest.raises(StepError, match=r"Task\.step returned"):
+        Figures([]).take_patches(wrong, "Task.step")
+
+
+def test_a_patch_that_gives_no_number_is_named() -> None:
+    class Nothing(Longest):
+        def forward(self) -> Any:
+            return None
+
+    figures = Figures([])
+    figures.take_patches({"n": Nothing().load([1.0])}, "step")
+    for read in (figures.read, lambda: batch_figures(figures)):
+        with pytest.raises(MetricError, match="'n' returned None"):
+            read()
+
+
+def test_a_batchs_figures_are_computed_from_what_it_left_however_late() -> None:
+    figures, left, expected = Figures([Slot(metrics.accuracy)]), [], []
+    for batch in cut(samples(3, 40), [10, 10, 10]):
+        feed(figures, batch)
+        expected.append(batch_figures(figures))
+        left.append((figures.loss, figures.outputs, figures.returned))
+    for batch_left, then in zip(left, expected, strict=True):
+        assert figures.of(*batch_left) == then
+        assert then["accuracy"] == then["mean"]
+        assert all(isinstance(value, Tensor) and value.ndim == 0 for value in then.values())
+    assert len({float(then["loss"]) for then in expected}) == 4
+
+
+def test_a_batch_that_left_nothing_has_no_figures() -> None:
+    figures = Figures([Slot(metrics.accuracy)])
+    feed(figures, cut(samples(3, 40), [40])[0])
+    run_batch(figures)
+    assert batch_figures(figures) == {}
+
+
+@pytest.mark.parametrize("kind", ["tensor", "mean", "confusion"])
+def test_outputs_of_a_batch_that_is_not_brought_to_its_end_count_in_nothing(kind: str) -> None:
+    figures = Figures([Slot(metrics.accuracy, kind), Slot(ConfusionMetrics(["accuracy"])), Slot(MulticlassAccuracy(2))])
+    right, wrong = (torch.eye(2), torch.arange(2)), (torch.eye(2), 1 - torch.arange(2))
+    run_batch(figures, outputs=right, weight=2)
+    figures.take_outputs(*wrong, 2)
+    run_batch(figures, outputs=right, weight=2)
+    assert figures.read() == {"accuracy": 1.0, "C.acc": 1.0, "MulticlassAccuracy": 1.0}
+
+
+def test_a_glance_shows_what_is_kept_as_sums() -> None:
+    figures = Figures(slots())
+    feed(figures, cut(samples(3, 40), [40])[0])
+    assert list(figures.glance()) == ["loss", "accuracy", "valuea", "valueb", "mean"]
+
+
+def test_names_are_put_behind_the_prefix() -> None:
+    figures = Figures([Slot(metrics.accuracy)], prefix="a.")
+    run_batch(figures, torch.tensor(1.0), (torch.eye(2), torch.arange(2)))
+    assert list(figures.read()) == list(batch_figures(figures)) == ["a.loss", "a.accuracy"]
+
+
+def test_a_loss_that_is_not_finite_is_an_error_when_it_is_read() -> None:
+    for check in (True, False):
+        figures = Figures([], check_finite=check)
+        for loss in (1.0, math.inf, math.nan):
+            figures.losses.add(torch.tensor(loss), 1)
+            figures.batches += 1
+        if not check:
+            assert math.isnan(figures.read()["loss"])
+            continue
+        with pytest.raises(NonFiniteLossError, match="became inf at batch 1") as caught:
+            figures.read()
+        assert (caught.value.step, caught.value.value) == (1, math.inf)
+
+
+def test_nothing_is_read_back_before_the_read_out() -> None:
+    """On the meta device there is nothing to read, and trying to is an error."""
+    figures = Figures(
+        [
+            Slot(metrics.accuracy, "mean"),
+            Slot(lambda p, t: metrics.f1(p, t, average="macro"), "tensor", probe=True),
+            Slot(metrics.accuracy, "confusion", probe=True),
+            Slot(ConfusionMetrics(), probe=True),
+        ]
+    )
+    for _ in range(70):
+        preds, targets = torch.randn(4, 3, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+        patches = {"v": ValuePatch(4).load(preds.mean())}
+        run_batch(figures, preds.mean(), (preds, targets), patches, torch.ones((), device="meta"))
+        assert all(value.is_meta for value in batch_figures(figures).values())
+
+
+def test_the_read_out_gives_numpy_values() -> None:
+    figures = {
+        "int": 3,
+        "bool": torch.tensor(True),
+        "half": torch.tensor(0.5, dtype=torch.bfloat16),
+        "big": torch.tensor(2**40),
+        "vector": torch.tensor([1.0, 2.0]),
+        "bfloat16": torch.ones(2, dtype=torch.bfloat16),
+        "numpy": np.float32(0.5),
+        "array": np.ones(2),
+        "graph": torch.ones((), requires_grad=True) * 3,
+        "meta": torch.ones((), device="meta"),
+    }
+    values, extra = read_out(figures, [torch.tensor(1.0), torch.tensor(2.0)])
+    assert list(values) == list(figures)
+    assert extra == (1.0, 2.0)
+    for name, number in {"int": 3, "bool": 1, "half": 0.5, "big": 2**40, "numpy": 0.5, "graph": 3}.items():
+        assert type(values[name]) is np.float64
+        assert values[name] == number
+    assert math.isnan(values["meta"])
+    assert values["vector"].tolist() == [1.0, 2.0]
+    assert values["bfloat16"].dtype == np.float32
+    assert values["array"].tolist() == [1.0, 1.0]
