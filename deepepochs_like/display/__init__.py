@@ -9,9 +9,9 @@ from typing import Any
 
 from .base import Display, Silent
 from .plain import Plain
-from .words import Words, lower_is_better
+from .words import Words, direction
 
-__all__ = ["Display", "lower_is_better", "open_display", "takes_control"]
+__all__ = ["Display", "direction", "open_display", "takes_control"]
 
 
 def open_display(trainer: Any, log_long: bool, log_batch: bool, log_tqdm: bool) -> Display:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.nn.parameter import is_lazy
 
-from .words import Words, lower_is_better, pace, plural, rough, scalars
+from .words import Words, direction, pace, plural, rough, scalars
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Row:
 
 
 class Best:
-    """The best of every figure over all epochs of a trainer, and the epoch (counted from 0) it is of."""
+    """The best of every figure whose name says what is better, and the epoch (counted from 0) it is of."""
 
     def __init__(self, history: Any) -> None:
         self.stages: dict[str, dict[str, tuple[float, int]]] = {}
@@ -40,7 +40,7 @@ class Best:
         best, names = self.stages.setdefault(stage, {}), set()
         for name, value in scalars(figures).items():
             former = best.get(name)
-            if math.isnan(value) or (former is not None and not _better(name, value, former[0])):
+            if math.isnan(value) or not direction(name) or (former is not None and not _better(name, value, former[0])):
                 continue
             best[name] = (value, epoch)
             names.add(name)
@@ -57,7 +57,7 @@ class Best:
 
 
 def _better(name: str, value: float, former: float) -> bool:
-    return value < former if lower_is_better(name) else value > former
+    return value < former if direction(name) < 0 else value > former
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,19 @@ BEYOND_ASCII = "·…━╸"
 
 _LOWER_PARTS = ("loss", "error", "perplexity")
 _LOWER_WORDS = frozenset(("err", "mae", "mse", "rmse", "mape", "nll", "ppl", "wer", "cer", "fid"))
+_HIGHER_PARTS = ("accuracy", "precision", "recall", "auroc", "f1", "score")
+_HIGHER_WORDS = frozenset(
+    ("acc", "p", "r", "fb", "fbeta", "auc", "ap", "map", "iou", "miou", "dice", "r2", "bleu", "psnr", "ssim", "mcc")
+)
 
 
-def lower_is_better(name: str) -> bool:
-    """Tell from a figure's name whether it is better the smaller it is: losses and errors are."""
+def direction(name: str) -> int:
+    """Tell from a figure's name whether less of it is better (-1), or more (1); 0 where the name does not say."""
     name = name.lower()
-    words = name.replace("-", "_").replace("/", "_").replace(" ", "_").split("_")
-    return any(part in name for part in _LOWER_PARTS) or not _LOWER_WORDS.isdisjoint(words)
+    words = {word for word in re.split(r"[^a-z0-9]+", name) if word}
+    if any(part in name for part in _LOWER_PARTS) or words & _LOWER_WORDS:
+        return -1
+    return int(any(part in name for part in _HIGHER_PARTS) or bool(words & _HIGHER_WORDS))
 
 
 def scalars(figures: Mapping[str, Any]) -> dict[str, float]:

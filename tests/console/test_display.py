@@ -56,13 +56,13 @@ class Lengthless:
         return iter(self.loader)
 
 
-def distance(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def score(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (preds - targets).abs().mean()
 
 
 def trainer(*callbacks: Any, model: Any = None, **options: Any) -> Trainer:
     model = net() if model is None else model
-    options = {"epochs": 2, "metrics": distance, "metric_patch": "mean", **options}
+    options = {"epochs": 2, "metrics": score, "metric_patch": "mean", **options}
     opt = torch.optim.SGD(model.parameters(), lr=0.01)
     return Trainer(model, nn.functional.mse_loss, opt, device="cpu", callbacks=list(callbacks), **options)
 
@@ -165,7 +165,7 @@ def test_plain_lines_tell_of_long_epochs_every_ten_seconds(clock: Clock, lines: 
     ]
     assert progress[0].endswith("1.0 batches/s  30 s left  (run: 33 s left)")
     assert " loss " in progress[0]
-    assert " distance " in progress[0]
+    assert " score " in progress[0]
 
 
 def test_without_log_batch_no_figures_of_an_epoch_in_progress(
@@ -186,13 +186,13 @@ def test_a_fit_in_plain_lines(clock: Clock, lines: Lines) -> None:
     run.fit(Stream(clock, 4, 0.1), Stream(clock, 2, 0.1))
     header, *epochs, end = lines()
     assert header == "Linear · 3 parameters · cpu · 4 batches/epoch, 2 for validation"
-    figures = [float(run.history[stage][name][0]) for stage in ("train", "val") for name in ("loss", "distance")]
-    first = "epoch 1/2  train  loss {:.4f}  distance {:.4f}  val  loss {:.4f}  distance {:.4f}  (0.6 s)"
+    figures = [float(run.history[stage][name][0]) for stage in ("train", "val") for name in ("loss", "score")]
+    first = "epoch 1/2  train  loss {:.4f}  score {:.4f}  val  loss {:.4f}  score {:.4f}  (0.6 s)"
     assert epochs[0] == first.format(*figures)
     assert len(epochs) == 2
     best = run.history["val"]
-    assert end.startswith(f"2 epochs in 1.2 s  best val  loss {min(best['loss']):.4f} (epoch 2)  distance ")
-    assert f"distance {max(best['distance']):.4f} (epoch 1)" in end  # by its name, more is better
+    assert end.startswith(f"2 epochs in 1.2 s  best val  loss {min(best['loss']):.4f} (epoch 2)  score ")
+    assert f"score {max(best['score']):.4f} (epoch 1)" in end
 
 
 def test_a_second_fit_goes_on_counting(clock: Clock, lines: Lines) -> None:
@@ -203,7 +203,7 @@ def test_a_second_fit_goes_on_counting(clock: Clock, lines: Lines) -> None:
     epoch, end = lines()
     assert epoch.startswith("epoch 3/3  train  loss ")
     assert end.startswith("1 epoch in 0.4 s  best train  loss ")
-    assert "distance" in end
+    assert "score" in end
     assert "(epoch 1)" in end  # the best of all its epochs
 
 
@@ -216,15 +216,15 @@ def test_a_resumed_run_knows_its_best(clock: Clock, lines: Lines) -> None:
     second.fit(Stream(clock, 4, 0.1))
     epoch, end = lines()
     assert epoch.startswith("epoch 3/3")
-    assert f"distance {max(second.history['train']['distance']):.4f} (epoch 1)" in end
+    assert f"score {max(second.history['train']['score']):.4f} (epoch 1)" in end
 
 
 def test_evaluations_are_one_line(clock: Clock, lines: Lines) -> None:
     run = trainer()
     tested, validated = run.test(Stream(clock, 2, 0.05)), run.validate(Stream(clock, 2, 1.0), metrics=None)
     assert lines() == [
-        f"test  loss {tested['loss']:.4f}  distance {tested['distance']:.4f}  (0.1 s)",
-        f"val  loss {validated['loss']:.4f}  distance {validated['distance']:.4f}  (2.0 s)",
+        f"test  loss {tested['loss']:.4f}  score {tested['score']:.4f}  (0.1 s)",
+        f"val  loss {validated['loss']:.4f}  score {validated['score']:.4f}  (2.0 s)",
     ]
     run.predict(batches())
     assert lines() == []
@@ -304,13 +304,13 @@ def test_a_run_measured_in_steps_over_a_stream(clock: Clock, terminal: Callable[
 def test_a_figure_that_is_nan_is_never_the_best(clock: Clock, lines: Lines) -> None:
     values = iter([float("nan"), 0.5, float("nan"), 0.25])
 
-    def odd(preds: torch.Tensor, targets: torch.Tensor) -> float:
+    def odd_score(preds: torch.Tensor, targets: torch.Tensor) -> float:
         return next(values)
 
-    trainer(metrics=odd, show_info=False, epochs=4).fit(Stream(clock, 1, 0.1))
+    trainer(metrics=odd_score, show_info=False, epochs=4).fit(Stream(clock, 1, 0.1))
     said = lines()
-    assert "odd nan" in said[0]
-    assert "odd 0.5000 (epoch 2)" in said[-1]
+    assert "odd_score nan" in said[0]
+    assert "odd_score 0.5000 (epoch 2)" in said[-1]
 
 
 # The live view
@@ -319,7 +319,7 @@ def test_a_figure_that_is_nan_is_never_the_best(clock: Clock, lines: Lines) -> N
 def test_the_live_view_fits_any_terminal(clock: Clock, terminal: Callable[..., Live]) -> None:
     def named(i: int) -> Callable[..., Any]:
         def metric(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return distance(preds, targets) * 10 ** (i - 10)
+            return score(preds, targets) * 10 ** (i - 10)
 
         metric.__name__ = f"{i:02}_{'long_' * 11}end" if i % 2 else f"metric_{i}"
         return metric
@@ -447,7 +447,7 @@ def test_log_tqdm_leaves_one_bar_per_epoch(clock: Clock, terminal: Callable[...,
 @pytest.mark.parametrize("log_tqdm", [False, True])
 def test_a_terminal_without_unicode(encoding: str, log_tqdm: bool, clock: Clock, terminal: Callable[..., Live]) -> None:
     def metric(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return distance(preds, targets)
+        return score(preds, targets)
 
     metric.__name__ = "σ名" * 20
     live = terminal(60, 20, encoding)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepepochs_like.display.columns import Columns
-from deepepochs_like.display.words import Words, duration, lower_is_better, pace, plural, scalars
+from deepepochs_like.display.words import Words, direction, duration, pace, plural, scalars
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,17 @@ def test_plurals() -> None:
     "name", ["loss", "val_loss", "Loss/G", "top5_error", "errors", "rmse", "test mse", "perplexity"]
 )
 def test_what_is_better_lower(name: str) -> None:
-    assert lower_is_better(name)
+    assert direction(name) == -1
 
 
-@pytest.mark.parametrize("name", ["acc", "accuracy", "f1", "auc", "mean", "maestro", "recall"])
+@pytest.mark.parametrize("name", ["acc", "accuracy", "macro_f1", "auc", "recall", "C.p", "val r2", "f1_score"])
 def test_what_is_better_higher(name: str) -> None:
-    assert not lower_is_better(name)
+    assert direction(name) == 1
+
+
+@pytest.mark.parametrize("name", ["mean", "maestro", "distance", "bias", "norm"])
+def test_of_other_names_nobody_knows_what_is_better(name: str) -> None:
+    assert direction(name) == 0
 
 
 def test_only_numbers_are_shown() -> None:
