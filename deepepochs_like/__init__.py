@@ -6,13 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import metrics, patches
-from .callbacks import Callback, DefaultCallback
+from .callbacks import Callback, CheckCallback, Checkpoint, DefaultCallback, EarlyStopping
+from .checkpoint import CheckpointStore
 from .compat import Moveing, TrainerBase, batch_size
 from .errors import CallbackException, EngineError, EngineWarning, LoopException, StopLoopException
 from .history import History
 from .optimizer import Optimizer, Optimizers
 from .patches import ConfusionMetrics, ConfusionPatch, MeanPatch, PatchBase, TensorPatch, ValuePatch
-from .rng import set_seed
+from .rng import Generators, set_seed
 from .task import EpochTask
 from .tensors import TensorDict, TensorTuple, concat
 from .trainer import Trainer
@@ -20,6 +21,7 @@ from .utils.containers import concat_dicts, ddict, detach_clone, flatten_dict, l
 from .utils.names import make_runningid, rename
 from .utils.samples import batches, groupby_apply
 from .utils.trackers import TopKQueue
+from .weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from .utils.plots import SeriesPlots, plot_confusion
@@ -39,12 +41,17 @@ _LATER = {
 __all__ = [
     "Callback",
     "CallbackException",
+    "CheckCallback",
+    "Checkpoint",
+    "CheckpointStore",
     "ConfusionMetrics",
     "ConfusionPatch",
     "DefaultCallback",
+    "EarlyStopping",
     "EngineError",
     "EngineWarning",
     "EpochTask",
+    "Generators",
     "History",
     "LinearCosineScheduler",
     "LoopException",
@@ -71,12 +78,14 @@ __all__ = [
     "flatten_dict",
     "groupby_apply",
     "listify",
+    "load_weights",
     "load_yaml",
     "make_runningid",
     "metrics",
     "patches",
     "plot_confusion",
     "rename",
+    "save_weights",
     "set_seed",
     "sum_dicts",
     "to_numpy",

@@ -79,6 +79,18 @@ class StateError(EngineError, ValueError):
     """A state that does not fit what it is loaded into. Nothing was changed."""
 
 
+class StorageError(EngineError, ValueError):
+    """A file that cannot be trusted or read, or content that cannot be saved; nothing of it was loaded."""
+
+
+class CheckpointError(EngineError, OSError):
+    """A checkpoint that is not there, not valid, or cannot be written. What was there before is as it was."""
+
+
+class RunLockedError(CheckpointError):
+    """A folder that another process (or another part of this one) is writing to."""
+
+
 class EngineWarning(UserWarning):
     """Something that is probably not what was meant, but that the run survives."""
 

@@ -25,6 +25,7 @@ class Evaluation:
     _run_stage: Any
     running: str
     stop_reason: str
+    use_weights: Any
 
     def validate(
         self,
@@ -35,10 +36,15 @@ class Evaluation:
         tasks: Any = None,
         *,
         step: Any = None,
+        weights: Any = None,
         **unknown: NoReturn,
     ) -> dict[str, Any]:
-        """Return the figures of the model as it stands, ``{name: value}``, firing the hooks of validation."""
+        """Return the figures of the model as it stands, ``{name: value}``, firing the hooks of validation.
+
+        `weights` as in `test`.
+        """
         refuse_unknown("validate", unknown, Evaluation.validate)
+        self._look_at(weights)
         return self._evaluate("val", val_dl, metrics, do_loss, batch_size, tasks, step)
 
     def test(
@@ -50,14 +56,19 @@ class Evaluation:
         tasks: Any = None,
         *,
         step: Any = None,
+        weights: Any = None,
         **unknown: NoReturn,
     ) -> dict[str, Any]:
         """Return the figures of the model on test data, ``{name: value}``; the arguments are those of `fit`.
+
+        With ``weights='best'``, ``'last'`` or a path those are put into the model before, and stay there; a later `fit`
+        goes on from the ones that training had reached.
 
         Raises:
             ArgumentError, ArgumentTypeError, LoaderError: as `fit`.
         """
         refuse_unknown("test", unknown, Evaluation.test)
+        self._look_at(weights)
         return self._evaluate("test", test_dl, metrics, do_loss, batch_size, tasks, step)
 
     def _evaluate(
@@ -74,14 +85,24 @@ class Evaluation:
             figures = Result(self._run_stage(stage, bound))
         return figures
 
-    def predict(self, dataloader: Any) -> Any:
+    def _look_at(self, weights: Any) -> None:
+        if weights is None:
+            return
+        if self.running:
+            raise ArgumentError(f"weights={weights!r}: within a run the weights are the run's")
+        self.use_weights(weights)
+
+    def predict(self, dataloader: Any, *, weights: Any = None) -> Any:
         """Return the model's outputs for all batches, concatenated, in the outputs' own structure, on the CPU.
 
         Batches are taken apart as in training: the last item of a tuple is a target and no input.
 
+        `weights` as in `test`.
+
         Raises:
             ArgumentTypeError, LoaderError: as `fit`.
         """
+        self._look_at(weights)
         if dataloader is None:
             raise ArgumentError("predict has nothing to run on: dataloader is None")
         bound = tasks_of(self, "predict", dataloader, None, [], False, 1, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,7 @@ from .binding import bind_tasks, resolve_step
 from .checks import check_count
 from .errors import ArgumentError, ArgumentTypeError, EngineWarning
 from .progress import Progress
+from .resume import open_run
 from .task import EpochTask, Steps, listify
 from .types import Stage
 
@@ -29,6 +30,8 @@ class Plan:
     until_step: float = math.inf
     val_every_steps: int | None = None
     epochs: int = 0
+    #: How much history there was before.
+    before: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, list[EpochTask]]:
@@ -136,21 +139,50 @@ def plan_fit(
         tasks_of(trainer, stage, part.loader, part.tasks, part.metrics, part.do_loss, batch_size, function)
         for stage, part in parts
     )
+    _check_amounts(train, val_freq, epochs, max_steps, val_every_steps)
+    open_run(trainer)  # the last that can fail; what follows only counts
+    plan = Plan(train, val, val_freq, math.inf)
+    plan.before = {} if trainer.pending or trainer.resuming else trainer.history.lengths()
+    if max_steps is None:
+        return _plan_epochs(trainer, plan, epochs)
+    return _plan_steps(trainer, plan, max_steps, val_every_steps)
+
+
+def _check_amounts(
+    train: list[EpochTask], val_freq: int, epochs: int | None, max_steps: int | None, val_every_steps: int | None
+) -> None:
+    """Check how much a `fit` is asked to do."""
     if max_steps is None:
         if val_every_steps is not None:
             raise ArgumentError("val_every_steps goes with max_steps; without it, val_freq counts epochs")
-        return _plan_epochs(trainer, Plan(train, val, val_freq, 0), epochs)
+        if epochs is not None:
+            check_count("epochs", epochs, 0)
+        return
     if epochs is not None:
         raise ArgumentError(f"epochs={epochs} and max_steps={max_steps}: a run is measured in one or the other")
     if val_freq != 1:
         raise ArgumentError(f"val_freq={val_freq} counts epochs; with max_steps use val_every_steps")
-    return _plan_steps(trainer, Plan(train, val, 1, math.inf), max_steps, val_every_steps)
+    check_count("max_steps", max_steps)
+    if val_every_steps is not None:
+        check_count("val_every_steps", val_every_steps)
+    if len(train) > 1:
+        raise ArgumentError(
+            f"max_steps takes one training task, got {len(train)}: steps of several would have no order"
+        )
+
+
+def _begun(trainer: Any) -> tuple[int, int, bool]:
+    """The epochs and updates that are done, and whether a former run is gone on with."""
+    if trainer.resuming is not None:
+        done = trainer.resuming["progress"]
+        return done["epoch"], done["step"], True
+    return trainer.progress.epochs_done, trainer.progress.step, trainer.pending is not None
 
 
 def _plan_epochs(trainer: Any, plan: Plan, epochs: int | None) -> Plan:
     """Plan so many more epochs; or, without a number or behind a state, those of the run as a whole."""
-    done, resumed = trainer.progress.epochs_done, trainer.pending is not None
-    count = trainer.epochs if epochs is None else check_count("epochs", epochs, 0)
+    done, _, resumed = _begun(trainer)
+    count = trainer.epochs if epochs is None else epochs
     plan.until_epoch = plan.epochs = count if epochs is None or resumed else done + count
     if epochs is None and not resumed and plan.epochs <= done > 0:
         message = f"fit has nothing to do: {done} of {plan.epochs} epochs are done; fit(..., epochs=k) runs k more"
@@ -160,20 +192,13 @@ def _plan_epochs(trainer: Any, plan: Plan, epochs: int | None) -> Plan:
 
 def _plan_steps(trainer: Any, plan: Plan, max_steps: int, val_every_steps: int | None) -> Plan:
     """Plan so many more updates of the weights; or, behind a state, those of the run as a whole."""
-    progress = trainer.progress
-    check_count("max_steps", max_steps)
-    if val_every_steps is not None:
-        check_count("val_every_steps", val_every_steps)
-    if len(plan.train) > 1:
-        raise ArgumentError(
-            f"max_steps takes one training task, got {len(plan.train)}: steps of several would have no order"
-        )
+    epochs_done, step, resumed = _begun(trainer)
     plan.val_every_steps = val_every_steps
-    plan.until_step = max_steps if trainer.pending is not None else progress.step + max_steps
+    plan.until_step = max_steps if resumed else step + max_steps
     length = plan.train[0].source_of("train").length
     per_round = val_every_steps or (math.ceil(length / trainer.accumulate) if length else None)
-    rounds = math.ceil((plan.until_step - progress.step) / per_round) if per_round else 1
-    plan.epochs = progress.epochs_done + rounds
+    rounds = math.ceil((plan.until_step - step) / per_round) if per_round else 1
+    plan.epochs = epochs_done + rounds
     return plan
 
 

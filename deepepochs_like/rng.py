@@ -78,3 +78,21 @@ def set_rng_state(state: StateDict) -> None:
         torch.cuda.set_rng_state_all(devices)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+class Generators:
+    """The global generators as something that has a state: to be kept in a `CheckpointStore` beside a model.
+
+    Example:
+        >>> generators = Generators(); state = generators.state_dict(); a = torch.rand(2)
+        >>> generators.load_state_dict(state); bool((a == torch.rand(2)).all())
+        True
+    """
+
+    def state_dict(self) -> StateDict:
+        """The states of Python's, NumPy's and torch's generators, on every device; see `rng_state`."""
+        return rng_state()
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Restore what `state_dict` returned."""
+        set_rng_state(state_dict)

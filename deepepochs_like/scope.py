@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from .callbacks.stop_file import StopFile
 from .errors import EngineWarning, HookError, NonFiniteLossError, StopLoopException, add_note, chain
 from .events import EVENTS, check_callback, method_of
 from .hooks import Hooks, fire
 from .plan import drop_gradients, trained_modules
+from .resume import close_run
 from .signals import Interruptions
 from .task import EpochTask
 
@@ -41,12 +43,25 @@ class RunScope:
         self.trainer, self.name, self.tasks = trainer, name, tasks
         self.interruptions = Interruptions(trainer.stop) if name == "fit" else None
 
+    def _resolve(self) -> Hooks:
+        """Check the callbacks, also those that came after the trainer was made, and find out who listens to what."""
+        trainer = self.trainer
+        try:
+            for callback in trainer.callbacks:
+                check_callback(callback)
+            return Hooks(listeners_of(trainer) if self.name == "fit" else trainer.callbacks)
+        except BaseException:
+            if self.name == "fit":
+                close_run(trainer)
+            raise
+
     def __enter__(self) -> RunScope:
         trainer = self.trainer
         # What can fail comes first, so that a run that cannot begin leaves everything as it was.
-        for callback in trainer.callbacks:  # also those that came after the trainer was made
-            check_callback(callback)
-        hooks = Hooks(trainer.callbacks)
+        hooks = self._resolve()
+        if self.name == "fit" and trainer.aside is not None:
+            trainer.aside.put_back()
+            trainer.aside = None
         if self.name == "fit" and trainer.pending is None:
             drop_gradients(trainer)
         self.outer = {name: getattr(trainer, name) for name in self.OWN}
@@ -87,6 +102,8 @@ class RunScope:
 
     def _put_back(self) -> None:
         trainer, nested = self.trainer, bool(self.outer["running"])
+        if self.name == "fit":
+            close_run(trainer)
         for module, training in self._modes:
             module.training = training
         for tasks in self.tasks.values():
@@ -144,6 +161,13 @@ class Guard:
             self.trainer.stop(f"on_exception: {type(error).__name__}: {error}")
             return True
         return False
+
+
+def listeners_of(trainer: Any) -> list[Any]:
+    """The callbacks of a fit; where it has a folder, a file STOP in it is looked for, too."""
+    if trainer.run_folder is None or any(isinstance(c, StopFile) for c in trainer.callbacks):
+        return list(trainer.callbacks)
+    return [*trainer.callbacks, StopFile()]
 
 
 def ask(trainer: Any, error: BaseException, in_batch: bool = False) -> str | None:

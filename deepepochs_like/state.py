@@ -185,8 +185,12 @@ def restore_run(trainer: Any) -> StateDict | None:
     Raises:
         StateError: there are fewer or more tasks than when the state was taken.
     """
+    if trainer.resuming is not None:  # read when the fit began, loaded now: no before_fit can undo it
+        load_trainer_state(trainer, trainer.resuming)
+        trainer.resuming, trainer.resumed = None, True
     pending = trainer.pending
     if pending is None:
+        trainer.resumed = True  # with nothing to go on from the run has begun; a second fit goes on from the first
         return None
     restore_callbacks(trainer)
     for stage, saved in pending["sources"].items():
@@ -199,6 +203,9 @@ def restore_run(trainer: Any) -> StateDict | None:
             task.source_of(stage).load_state_dict(source_state)
     set_rng_state(pending["rng"])
     trainer.pending = None
+    for callback in trainer.callbacks:
+        if reason := callback.ended():
+            trainer.stop(reason)
     opened: StateDict | None = pending["open"]
     return opened
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from .assembly import assemble
 from .binding import merge_tasks
+from .callbacks.checkpoint import Checkpoint
 from .callbacks.default import DefaultCallback
 from .checks import check_count, check_loss_function, check_models, check_step_names
-from .errors import ArgumentError, StopLoopException, refuse_unknown
+from .errors import StopLoopException, refuse_unknown
 from .evaluation import Evaluation
 from .events import check_callback
 from .execution import Local
@@ -20,11 +21,13 @@ from .handles import LossHandle, ModelHandle
 from .history import History, as_figures
 from .hooks import Hooks, fire
 from .lazy import LazyFigures
-from .memory import Memory
+from .memory import Aside, Memory
 from .optimizer import Optimizers
 from .patches.slot import Slot, check_kind
 from .plan import Request, drop_gradients, plan_fit
 from .progress import Progress
+from .resume import check_resume
+from .run import RunFolder
 from .scope import Guard, RunScope, ask
 from .state import advance, restore_run
 from .task import EpochTask, Steps, listify
@@ -46,7 +49,9 @@ class Trainer(Evaluation, Memory, Steps):
         metric_patch: how functions are added up over an epoch: ``'tensor'`` keeps all outputs and computes once (exact
             for any metric), ``'mean'`` averages over samples, ``'confusion'`` adds up confusion matrices; or a Patch
             class that takes ``(metric, batch_size)``.
-        resume, running_id: see `load_state_dict`; a run's name for callbacks that keep something.
+        resume: what to go on from: False nothing; ``'auto'`` the run named `running_id`, where it has checkpoints; True
+            the newest run; a run's id, or a path, which has to be there. Anything but False keeps checkpoints.
+        running_id: the run's name: what is kept of it lies in ``./logs/<running_id>``; by default a new one.
         hyper_params: a dict, for callbacks that record it.
         log_long: show 7 decimals.
         log_batch: show the figures of the epoch in progress.
@@ -57,6 +62,7 @@ class Trainer(Evaluation, Memory, Steps):
         accumulate: batches per update of the weights; the update is that of the mean over all their samples.
         verbose: 0 prints nothing.
         check_finite: a training loss that is NaN or infinite is an error when figures are next read.
+        folder: where runs lie; by default ``./logs``, or what a callback says.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is not what is needed; the message says what is.
@@ -100,20 +106,19 @@ class Trainer(Evaluation, Memory, Steps):
         accumulate: int = 1,
         verbose: int = 1,
         check_finite: bool = True,
+        folder: Any = None,
         **unknown: NoReturn,
     ) -> None:
         refuse_unknown("Trainer", unknown, Trainer.__init__)
-        if resume is not False:
-            raise ArgumentError(
-                f"resume={resume!r}: this version writes no checkpoint files; use trainer.load_state_dict(state)"
-            )
+        self.resume, self.running_id = check_resume(resume, running_id)
+        self.folder, self.verbose = folder, verbose
         models = check_models(model)
         self.epochs, self.accumulate = check_count("epochs", epochs), check_count("accumulate", accumulate)
         self.metrics, self.metric_patch = listify(metrics), metric_patch
         check_kind(metric_patch)
         for metric in self.metrics:
             Slot(metric, metric_patch)
-        self.running_id, self.hyper_params, self.check_finite = running_id, hyper_params, check_finite
+        self.hyper_params, self.check_finite = hyper_params, check_finite
         self.auto_traindata_to_device = auto_traindata_to_device
         check_loss_function(loss)
         check_step_names(self, Trainer)
@@ -122,6 +127,8 @@ class Trainer(Evaluation, Memory, Steps):
         self.callbacks = listify(callbacks)
         if verbose and not any(isinstance(c, DefaultCallback) for c in self.callbacks):
             self.callbacks.append(DefaultCallback(log_long, log_batch, log_tqdm, show_info))
+        if resume is not False and not any(getattr(c, "keeps_checkpoints", False) for c in self.callbacks):
+            self.callbacks.append(Checkpoint())
         for callback in self.callbacks:
             check_callback(callback)
         self.history, self.progress, self.hooks = History(), Progress(), Hooks()
@@ -136,6 +143,11 @@ class Trainer(Evaluation, Memory, Steps):
         self.val_metrics: dict[str, Any] = {}
         self.answered: BaseException | None = None
         self.pending: StateDict | None = None
+        #: The run's folder while it is open; a state read from it, until it is loaded; whether that has been done.
+        self.run_folder: RunFolder | None = None
+        self.resuming: StateDict | None = None
+        self.resumed = False
+        self.aside: Aside | None = None
         self.said: set[str] = set()
 
     def fit(
@@ -187,7 +199,7 @@ class Trainer(Evaluation, Memory, Steps):
         train_part = Request(train_dl, train_tasks, [train_metrics, metrics])
         val_part = Request(val_dl, val_tasks, [val_metrics, metrics], do_val_loss)
         plan = plan_fit(self, train_part, val_part, batch_size, step, val_freq, epochs, max_steps, val_every_steps)
-        progress, before = self.progress, {} if self.pending else self.history.lengths()
+        progress = self.progress
         with RunScope(self, "fit", plan.stages):
             with Guard(self):
                 fire(self.hooks.before_fit, trainer=self, epochs=plan.epochs)
@@ -203,7 +215,7 @@ class Trainer(Evaluation, Memory, Steps):
                     opened = None
             with Guard(self):
                 self._end_fit()
-        return self.history.since(before)
+        return self.history.since(plan.before)
 
     def _run_stage(
         self, stage: Stage, tasks: list[EpochTask], limit: float = math.inf, restart: bool = False, opened: Any = None

@@ -52,6 +52,10 @@ class Callback:
     """
 
     priority: float = 1
+    #: Whether it needs the run's folder, ``trainer.run_folder.path``, which is then there from before_fit on.
+    keeps_files: bool = False
+    #: Whether it keeps checkpoints: it then comes last in on_checkpoint.
+    keeps_checkpoints: bool = False
 
     def __init__(self, priority: float = 1) -> None:
         self.priority = priority
@@ -66,6 +70,10 @@ class Callback:
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Restore what `state_dict` returned."""
+
+    def ended(self) -> str:
+        """Why it has ended the run for good, or nothing; asked when a run is resumed, which then stays ended."""
+        return ""
 
     @unheard
     def on_before_fit(self, trainer: Any, epochs: int) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..errors import ArgumentTypeError, EngineWarning, LoaderError, StateError
+from ..errors import ArgumentTypeError, LoaderError, StateError
 from ..rng import rng_state, set_rng_state
 from ..types import StateDict, Stateful
-from .workers import SeededDataset, SeededOrder, base_seed, in_likeness, is_plain, order_of, seedable
+from . import resume
+from .workers import SeededDataset, SeededOrder, base_seed, close, in_likeness, iterate, order_of, seedable
 
 
 class BatchSource:
@@ -58,10 +58,7 @@ class BatchSource:
     @property
     def length(self) -> int | None:
         """Batches per pass, or None where the loader does not know."""
-        try:
-            return len(self.loader)
-        except TypeError:  # no __len__, or one that says it does not know (a DataLoader over an IterableDataset)
-            return None
+        return resume.length_of(self.loader)
 
     def check(self) -> None:
         """Raise `LoaderError` when it is known before the first batch that there is none."""
@@ -78,13 +75,13 @@ class BatchSource:
 
     def _begin(self) -> Iterator[Any]:
         if not seedable(self.loader):
-            return _iterate(self.loader)
+            return iterate(self.loader, self.name)
         if self._seeded is None:  # kept, so that persistent workers persist
             order = SeededOrder(order_of(self.loader))
             self._seeded = order, in_likeness(self.loader, order, SeededDataset(self.loader.dataset))
         order, loader = self._seeded
         order.seed = base_seed(self.loader)
-        return _iterate(loader)
+        return iterate(loader, self.name)
 
     def finish(self) -> None:
         """Close a pass that has ended.
@@ -105,8 +102,10 @@ class BatchSource:
         raise LoaderError(f"{self.name} is empty: it yields no batch{self._why_empty()}")
 
     def release(self) -> None:
-        """Let go of the pass's iterator, and with it of worker processes; position and generators stay known."""
+        """Let go of the pass's iterator and end its worker processes; position and generators stay known."""
+        iterator, seeded = self._iterator, self._seeded
         self._iterator = self._seeded = None
+        close(iterator, self.loader if seeded is None else seeded[1], self.name)
 
     def _why_empty(self) -> str:
         loader = self.loader
@@ -125,19 +124,25 @@ class BatchSource:
 
     def state_dict(self) -> StateDict:
         """The open pass: what it drew from at its start, how far it is, and the loader's generators now."""
-        own = {"loader": self.loader.state_dict()} if isinstance(self.loader, Stateful) else {}
-        generators = [g.get_state() for g in self.generators()]
-        return {"passes": self.passes, "position": self.position, "start": self._start, "generators": generators, **own}
+        state: StateDict = {"passes": self.passes, "position": self.position, "start": self._start}
+        state["generators"] = [g.get_state() for g in self.generators()]
+        state["data"] = resume.figures_of(self.loader)
+        if isinstance(self.loader, Stateful):
+            state["loader"] = self.loader.state_dict()
+        elif (dataset := resume.stateful_dataset(self.loader)) is not None:
+            state["dataset"] = dataset.state_dict()
+        return state
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore the loader's generators and go on in the middle of its pass, where one is open.
 
         The pass's order is drawn again and what was seen of it is skipped: without loading it for a list or a
-        DataLoader over a map-style dataset; a loader with a `state_dict` of its own is asked for it; anything else is
-        read and dropped, and a warning says so. The global generators are left as they are.
+        DataLoader over a map-style dataset; a loader, or an IterableDataset read without workers, with a `state_dict`
+        of its own is asked for it; anything else is read and dropped, and a warning says so. The global generators are
+        left as they are.
 
         Raises:
-            StateError: the loader has more or fewer generators than the state.
+            StateError: the loader has more or fewer generators than the state, or ends before the open pass's position.
         """
         mine = self.generators()
         if len(mine) != len(state["generators"]):
@@ -145,73 +150,27 @@ class BatchSource:
                 f"{self.name} has {len(mine)} generators of its own; the state was taken with "
                 f"{len(state['generators'])}: build the loader as in the run that is resumed"
             )
+        resume.check_data(self.name, self.loader, state)
         self.passes, self.position, self._start = state["passes"], state["position"], state["start"]
-        if "loader" in state and isinstance(self.loader, Stateful):
-            self.loader.load_state_dict(state["loader"])
-            self._iterator = self._begin() if self._start else None
-        elif self._start:
-            now = rng_state()
-            set_rng_state(self._start["rng"])
-            for generator, saved in zip(mine, self._start["generators"], strict=True):
-                generator.set_state(saved)
-            self._iterator = self._skip(self.position)
-            set_rng_state(now)
+        now = rng_state()
+        self._iterator = self._reopen(mine, state)
+        set_rng_state(now)
         for generator, saved in zip(mine, state["generators"], strict=True):
             generator.set_state(saved)
 
-    def _skip(self, batches: int) -> Iterator[Any]:
-        loader = self.loader
-        if is_plain(loader) and not isinstance(loader.dataset, IterableDataset):
-            rest = _Rest(order_of(loader), batches)
-            if seedable(loader):
-                order = SeededOrder(rest, batches)
-                order.seed = base_seed(loader)
-                return _iterate(in_likeness(loader, order, SeededDataset(loader.dataset)))
-            rows = _iterate(in_likeness(loader, rest))
-            rest.skip()
-            return rows
-        if isinstance(loader, Sequence):
-            return itertools.islice(loader, batches, None)
-        warnings.warn(
-            f"{self.name} ({type(loader).__name__}) cannot be positioned: the {batches} batches already seen are read "
-            "again and dropped; give it state_dict/load_state_dict to resume it exactly",
-            EngineWarning,
-            stacklevel=2,
-        )
-        iterator = self._begin()
-        for _ in itertools.islice(iterator, batches):
-            pass
-        return iterator
-
-
-class _Rest:
-    """A sampler without its first `skip` entries; they are drawn, in order, and dropped."""
-
-    def __init__(self, sampler: Iterable[Any], skip: int) -> None:
-        self.sampler, self.left = sampler, skip
-        self._iterator: Iterator[Any] | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        self._iterator = iter(self.sampler)
-        return self
-
-    def skip(self) -> None:
-        """Draw what is to be dropped now, before the generators are restored."""
-        assert self._iterator is not None
-        for _ in itertools.islice(self._iterator, self.left):
-            pass
-        if not self.left:  # nothing to drop, but the order has to be drawn now: samplers draw with their first entry
-            first = list(itertools.islice(self._iterator, 1))
-            self._iterator = itertools.chain(first, self._iterator)
-        self.left = 0
-
-    def __next__(self) -> Any:
-        if self.left:
-            self.skip()
-        assert self._iterator is not None
-        return next(self._iterator)
-
-
-def _iterate(loader: Any) -> Iterator[Any]:
-    iterator: Iterator[Any] = iter(loader)
-    return iterator
+    def _reopen(self, mine: list[torch.Generator], state: StateDict) -> Iterator[Any] | None:
+        own, dataset = "loader" in state and isinstance(self.loader, Stateful), resume.stateful_dataset(self.loader)
+        if own:
+            self.loader.load_state_dict(state["loader"])
+        elif "dataset" in state and dataset is not None:
+            own = True
+            dataset.load_state_dict(state["dataset"])
+        if not self._start:
+            return None
+        if own:
+            return self._begin()
+        set_rng_state(self._start["rng"])
+        for generator, saved in zip(mine, self._start["generators"], strict=True):
+            generator.set_state(saved)
+        caught_up = partial(resume.same_states, mine, state["generators"])
+        return resume.position(self.loader, self.name, self.position, self._begin, caught_up)

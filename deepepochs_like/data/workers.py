@@ -8,13 +8,28 @@ what is drawn in the main process are the plain DataLoader's.
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing.connection
 import random
+import sys
+import threading
 from collections.abc import Iterable, Iterator
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
 import torch
+from torch._C import _remove_worker_pids
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from ..errors import LoaderError
+
+#: Seconds between two looks at whether the workers live, while a batch is waited for; torch's own interval is 5.
+STATUS_INTERVAL = 1.0
+#: Seconds that workers have to end by themselves before they are killed; torch gives each of them 5, one by one.
+GRACE = 1.0
 
 
 class SeededOrder:
@@ -46,12 +61,18 @@ class SeededDataset(Dataset[Any]):
         seed, number, indices = entry
         seed_all(seed, number)
         fetch = getattr(self.dataset, "__getitems__", None)
-        return fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        try:
+            return fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        except SystemExit as error:
+            raise _exited(error) from error
 
     def __getitem__(self, entry: tuple[int, int, Any]) -> Any:
         seed, number, index = entry
         seed_all(seed, number)
-        return self.dataset[index]
+        try:
+            return self.dataset[index]
+        except SystemExit as error:
+            raise _exited(error) from error
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -60,6 +81,133 @@ class SeededDataset(Dataset[Any]):
         if name.startswith("__") or "dataset" not in self.__dict__:  # copies and pickles ask before there is one
             raise AttributeError(name)
         return getattr(self.dataset, name)  # what a worker_init_fn looks for
+
+
+def _exited(error: SystemExit) -> LoaderError:
+    """What SystemExit becomes in a worker: it would end the worker, and leave nobody who says why."""
+    return LoaderError(f"the dataset raised SystemExit({error.code!r}), as sys.exit() does, in a worker process")
+
+
+class WatchfulIterator(_MultiProcessingDataLoaderIter):
+    """Torch's iterator over worker processes, which is quicker to see that one has died, and says whose it was.
+
+    Torch learns at once of a worker that was killed or that exits with an error; that one has left with exit code 0
+    shows only when its status is looked at.
+    """
+
+    loader_name = ""
+
+    def _get_data(self) -> Any:  # in the place of torch's own, so that a batch takes no call more
+        try:
+            if self._timeout or self._pin_memory:
+                data = super()._get_data()  # type: ignore[no-untyped-call]  # torch's own
+            else:
+                arrived = False
+                while not arrived:
+                    arrived, data = self._try_get_data(STATUS_INTERVAL)  # type: ignore[no-untyped-call]  # likewise
+        except RuntimeError as error:
+            name_failure(error, self.loader_name)
+            raise
+        except (OSError, EOFError) as error:  # what a batch looks like whose worker is gone before it was handed over
+            failure = _ended(self._workers, error, self.loader_name)
+            raise failure from (None if failure is error else error)
+        if data[1].__class__ is ExceptionWrapper:
+            data[1].where += f" of {self.loader_name}"
+        return data
+
+
+def iterate(loader: Any, name: str) -> Iterator[Any]:
+    """The loader's own iterator; over worker processes one that names the loader when they fail.
+
+    Args:
+        loader: any iterable.
+        name: how messages call it.
+    """
+    if not (is_plain(loader) and loader.num_workers) or loader._iterator is not None:
+        iterator: Iterator[Any] = iter(loader)
+        return iterator
+    watchful = WatchfulIterator(loader)
+    watchful.loader_name = name
+    if loader.persistent_workers:
+        loader._iterator = watchful
+    return watchful
+
+
+def _ended(workers: list[Any], error: Exception, name: str) -> Exception:
+    """What to raise for an error in taking a batch from a worker: the worker's end, where that is what it means."""
+    try:
+        sentinels = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=GRACE)
+        for worker in workers:
+            if worker.sentinel in sentinels:  # its files are closed, but it may still be about to end
+                worker.join(GRACE)
+    except RuntimeError as told:  # torch was told of its death meanwhile
+        name_failure(told, name)
+        return told
+    ended = [f"pid {worker.pid} with exit code {worker.exitcode}" for worker in workers if not worker.is_alive()]
+    return LoaderError(f"{name}: DataLoader worker exited unexpectedly ({', '.join(ended)})") if ended else error
+
+
+def name_failure(error: RuntimeError, name: str) -> None:
+    """Put the loader's name before an error that torch raises of its workers, where it is not there yet."""
+    if str(error).startswith("DataLoader "):
+        error.args = (f"{name}: {error}",)
+
+
+def shut_down(iterator: Any, name: str) -> None:
+    """End an iterator's worker processes now, whoever still refers to it: a traceback that is kept, say.
+
+    Args:
+        iterator: any iterator; one without workers is left as it is.
+        name: how messages call its loader. The error a run ends with, where it tells of one of these workers, gets it.
+    """
+    shutdown, workers = getattr(iterator, "_shutdown_workers", None), getattr(iterator, "_workers", ())
+    if shutdown is None:
+        return
+    error = sys.exc_info()[1]
+    # Torch raises such an error wherever the main process happens to be when a worker dies.
+    if isinstance(error, RuntimeError) and any(f"(pid {worker.pid})" in str(error) for worker in workers):
+        name_failure(error, name)
+    _expect_their_end(iterator)
+    # Workers inherit the handlers of a run that can be interrupted: a SIGTERM, which torch sends, does not end them.
+    killer = threading.Timer(GRACE, _kill, (iterator,))
+    killer.daemon = True
+    killer.start()
+    try:
+        shutdown()
+    finally:
+        killer.cancel()
+        for worker in _kill(iterator):
+            worker.join(GRACE)
+
+
+def _expect_their_end(iterator: Any) -> None:
+    """Have torch no longer raise an error, wherever the main process happens to be, when a worker of these dies."""
+    for _ in range(2):  # one may die just now
+        with contextlib.suppress(RuntimeError):
+            if getattr(iterator, "_worker_pids_set", False):
+                iterator._worker_pids_set = False
+                _remove_worker_pids(id(iterator))
+
+
+def _kill(iterator: Any) -> list[Any]:
+    """Kill the workers that live, and return them."""
+    alive = [worker for worker in iterator._workers if worker.is_alive()]
+    for worker in alive:
+        worker.kill()
+    return alive
+
+
+def close(iterator: Any, loader: Any, name: str) -> None:
+    """Let go of a pass of a loader and of the workers that were started for it, those that persist included."""
+    if isinstance(loader, DataLoader) and isinstance(iterator, GeneratorType):
+        iterator.close()  # what an __iter__ of the loader's own holds on to
+    # Workers that persist in an iterator of somebody else's are wanted again.
+    if isinstance(iterator, WatchfulIterator) or not getattr(iterator, "_persistent_workers", iterator is loader):
+        shut_down(iterator, name)
+    kept = getattr(loader, "_iterator", None)
+    if isinstance(kept, WatchfulIterator):  # persists between passes; the next one is to start workers anew
+        loader._iterator = None
+        shut_down(kept, name)
 
 
 def seed_all(seed: int, number: int) -> None:

@@ -41,12 +41,18 @@ LAYERS = {
     "figures": 2,
     "execution": 2,
     "signals": 2,
+    "storage": 2,
+    "lock": 2,
+    "checkpoint": 2,
+    "run": 2,
+    "weights": 2,
     # 3: what the loop talks through
     "events": 3,
     "hooks": 3,
     "checks": 3,
     "handles": 3,
     "display": 3,
+    "monitor": 3,
     # 4: what the loop works with
     "callbacks": 4,
     "task": 4,
@@ -60,6 +66,7 @@ LAYERS = {
     "memory": 4,
     "assembly": 4,
     "explain": 4,
+    "resume": 4,
     # 5: the loop
     "trainer": 5,
     # 6: what users see of all that

@@ -19,6 +19,7 @@ from deepepochs_like.errors import (
     ArgumentError,
     ArgumentTypeError,
     BatchError,
+    CheckpointError,
     EngineError,
     EngineWarning,
     LoaderError,
@@ -848,9 +849,26 @@ def test_a_device_that_is_none(device: Any, kind: type[Exception]) -> None:
     Run(model).refuses(kind, lambda: Trainer(model, mse, device=device, verbose=0), f"device={device!r}")
 
 
-@pytest.mark.parametrize("resume", [True, "auto", "my-run", 1, None])
-def test_resume_says_what_to_use_instead(resume: Any) -> None:
-    Run().refuses(ArgumentError, lambda: trainer(resume=resume), f"resume={resume!r}", "load_state_dict")
+@pytest.mark.parametrize(
+    ("resume", "kind", "words"),
+    [
+        (None, ArgumentTypeError, "a run's id or a path is needed"),
+        (1.5, ArgumentTypeError, "a run's id or a path is needed"),
+        (["a"], ArgumentTypeError, "a run's id or a path is needed"),
+        ("auto", ArgumentError, "pass running_id"),
+        ("..", ArgumentError, "begin with a letter"),
+        ("a\\b", ArgumentError, "cannot be in a run's name"),
+        ("nowhere/at/all", CheckpointError, "there is no such file or folder"),
+    ],
+)
+def test_a_resume_that_is_none(resume: Any, kind: type[Exception], words: str) -> None:
+    Run().refuses(kind, lambda: trainer(resume=resume), f"resume={resume!r}", words)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", True, 1.5])
+def test_a_running_id_that_is_none(name: Any) -> None:
+    kind = ArgumentTypeError if not isinstance(name, str) else ArgumentError
+    Run().refuses(kind, lambda: trainer(running_id=name), f"running_id={name!r}")
 
 
 def test_what_was_refused_changes_nothing_and_can_be_tried_again(run: Run) -> None:

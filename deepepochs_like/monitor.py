@@ -1,0 +1,102 @@
+"""A figure that is watched: its value after an epoch, and whether that is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .display.words import direction
+from .errors import ArgumentError, ArgumentTypeError, UnknownFigureError, did_you_mean
+
+
+class Monitor:
+    """A figure of an epoch, by name or as a function of all of them.
+
+    Args:
+        what: ``'train/<figure>'`` or ``'val/<figure>'``, or a function of ``{'train/loss': ..., 'val/loss': ...}``.
+        mode: ``'min'`` or ``'max'``; None goes by the name.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: `what` is neither, or `mode` is needed.
+    """
+
+    def __init__(self, what: str | Callable[[dict[str, float]], Any], mode: str | None) -> None:
+        if not (isinstance(what, str) or callable(what)):
+            raise ArgumentTypeError(
+                f"monitor={what!r}: a name such as 'val/loss' is needed, or a function of the figures"
+            )
+        if isinstance(what, str) and (what.partition("/")[0] not in ("train", "val") or not what.partition("/")[2]):
+            raise ArgumentError(
+                f"monitor={what!r}: 'train/<figure>' or 'val/<figure>' is needed"
+                f"{did_you_mean(what, ['val/' + what, 'train/' + what])}"
+            )
+        self.what = what
+        self.name: str = what if isinstance(what, str) else getattr(what, "__name__", "score").strip("<>")
+        if mode not in (None, "min", "max"):
+            raise ArgumentError(f"mode={mode!r}: 'min' or 'max' is needed{did_you_mean(str(mode), ['min', 'max'])}")
+        told = {-1: "min", 1: "max", 0: None}[direction(self.name)]
+        if mode is None and told is None:
+            raise ArgumentError(
+                f"monitor={self.name!r}: its name does not say what is better; pass mode='min' or 'max'"
+            )
+        self.mode: str = mode or told or "min"
+
+    def begin(self, trainer: Any) -> None:
+        """Raise `ArgumentError` where it is known before a run that the figure will not be there."""
+        if isinstance(self.what, str) and self.what.startswith("val/") and not trainer.stage_tasks.get("val"):
+            raise ArgumentError(f"monitor={self.name!r}, but this fit has nothing to validate on: pass val_dl")
+
+    def figures(self, trainer: Any) -> dict[str, float]:
+        """The monitored figure by name where it is a function's; empty for one that the epoch has by itself.
+
+        Raises:
+            UnknownFigureError: the function asked for a figure that is not there.
+        """
+        if isinstance(self.what, str):
+            return {}
+        there = figures_of(trainer)
+        try:
+            value = self.what(dict(there))
+        except KeyError as error:
+            if not trainer.val_metrics and trainer.stage_tasks.get("val"):
+                return {}  # not an epoch with validation
+            raise UnknownFigureError(
+                f"monitor={self.name}: there is no figure {error}; there are {', '.join(there)}"
+            ) from error
+        return {self.name: float(value)}
+
+    def check(self, trainer: Any, figures: Mapping[str, float]) -> None:
+        """Raise `UnknownFigureError` where the epoch should have the figure, and has it not."""
+        if self.name in figures or not isinstance(self.what, str):
+            return
+        if self.what.startswith("val/") and not trainer.val_metrics:
+            return  # not an epoch with validation
+        raise UnknownFigureError(
+            f"monitor={self.name!r}: no epoch yields this figure{did_you_mean(self.name, figures)}; there are "
+            f"{', '.join(figures) or 'none'}"
+        )
+
+    def value(self, trainer: Any) -> float | None:
+        """The figure after an epoch; None where this epoch had no validation.
+
+        Raises:
+            UnknownFigureError: it should be there, and is not.
+        """
+        figures = {**figures_of(trainer), **self.figures(trainer)}
+        self.check(trainer, figures)
+        return figures.get(self.name)
+
+    def better(self, value: float, best: float, by: float = 0.0) -> bool:
+        """Tell whether `value` is better than `best` by more than `by`. NaN never is; all else is better than it."""
+        if math.isnan(value):
+            return False
+        if math.isnan(best):
+            return True
+        return value < best - by if self.mode == "min" else value > best + by
+
+
+def figures_of(trainer: Any) -> dict[str, float]:
+    """The figures of the epoch that has just ended that are single numbers, as ``{'train/loss': ...}``."""
+    parts = (("train", trainer.train_metrics), ("val", trainer.val_metrics))
+    return {f"{s}/{n}": float(v) for s, part in parts for n, v in part.items() if getattr(v, "ndim", 0) == 0}

@@ -1,0 +1,547 @@
+"""Runs kept on disk: what is written when, what each value of `resume` means, and that it ends at the same bits."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deepepochs_like import (
+    Callback,
+    CheckCallback,
+    Checkpoint,
+    CheckpointStore,
+    EarlyStopping,
+    EpochTask,
+    Optimizer,
+    Trainer,
+    ValuePatch,
+    metrics,
+)
+from deepepochs_like.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    EngineWarning,
+    RunLockedError,
+    StateError,
+    UnknownFigureError,
+)
+from deepepochs_like.rng import set_seed
+from support.digits import loader, mlp, same, weights
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class StopAt(Callback):
+    """Stop the run after so many batches, of training and validation together."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        self.left -= 1
+        if not self.left:
+            trainer.stop("cut")
+
+    on_after_val_batch = on_after_train_batch
+
+
+def build(callbacks: Any = (), seed: int = 0, **options: Any) -> Trainer:
+    """A run of three epochs with whatever has a state: dropout, shuffling, a schedule per step, a patch."""
+    set_seed(seed)
+    model = mlp(dropout=0.3)
+    opt = torch.optim.Adam(model.parameters(), lr=0.01)
+    options = {"epochs": 3, "metrics": [metrics.accuracy], "accumulate": 2, **options}
+    schedule = Optimizer(opt, torch.optim.lr_scheduler.StepLR(opt, 3, 0.5), "step")
+    return Trainer(model, F.cross_entropy, schedule, callbacks=list(callbacks), verbose=0, device="cpu", **options)
+
+
+def data() -> tuple[Any, Any]:
+    return loader(0, 100, batch_size=16, shuffle=True), loader(100, 140, batch_size=16)
+
+
+def fit(trainer: Trainer, **options: Any) -> Trainer:
+    trainer.fit(*data(), **options)
+    return trainer
+
+
+def equal(left: Trainer, right: Trainer) -> bool:
+    return (
+        same(weights(left.model.model), weights(right.model.model))
+        and left.history.state_dict() == right.history.state_dict()
+        and str(left.opt.state_dict()) == str(right.opt.state_dict())
+    )
+
+
+def files(folder: str = "logs/a/checkpoints") -> list[str]:
+    return sorted(path.name for path in Path(folder).glob("*.ckpt*"))
+
+
+# ---------------------------------------------------------------------------------------------------- when files come
+
+
+def test_a_bare_fit_writes_nothing() -> None:
+    fit(build())
+    assert list(Path().iterdir()) == []
+
+
+def test_naming_a_run_writes_nothing_either() -> None:
+    fit(build(running_id="a"))
+    assert list(Path().iterdir()) == []
+
+
+def test_making_a_trainer_writes_nothing() -> None:
+    build([Checkpoint()], resume="auto", running_id="a")
+    assert list(Path().iterdir()) == []
+
+
+def test_what_is_refused_before_a_run_writes_nothing() -> None:
+    with pytest.raises(ArgumentError):
+        build(resume=True).fit(*data(), epochs=-1)
+    assert list(Path().iterdir()) == []
+
+
+def test_resume_alone_keeps_checkpoints() -> None:
+    fit(build(resume=True))
+    (run,) = Path("logs").iterdir()
+    assert run.name.startswith("run-")
+    assert len(files(f"{run}/checkpoints")) == 2
+
+
+def test_a_checkpoint_callback_alone_keeps_checkpoints() -> None:
+    trainer = fit(build([Checkpoint()]))
+    assert trainer.running_id is not None
+    assert len(files(f"logs/{trainer.running_id}/checkpoints")) == 2
+
+
+# ------------------------------------------------------------------------------------------------- exact, cut anywhere
+
+
+@pytest.mark.parametrize("batches", [1, 2, 7, 8, 9, 10, 11, 17, 20, 25, 29])
+def test_a_run_that_was_stopped_anywhere_and_resumed_equals_one_that_was_not(batches: int) -> None:
+    whole = fit(build())
+    fit(build([StopAt(batches)], resume="auto", running_id="a"))
+    assert equal(whole, fit(build(seed=5, resume="auto", running_id="a")))
+
+
+def test_a_run_cut_again_and_again_equals_one_that_was_not() -> None:
+    whole = fit(build())
+    for seed in range(20):
+        resumed = fit(build([StopAt(4)], seed=seed, resume="auto", running_id="a"))
+    assert equal(whole, resumed)
+
+
+def test_saves_within_epochs_change_nothing() -> None:
+    assert equal(fit(build()), fit(build([Checkpoint(every_steps=1, every_minutes=1e-9)])))
+
+
+def test_no_before_fit_can_undo_a_resume() -> None:
+    class Reset(Callback):
+        def on_before_fit(self, trainer: Any, epochs: int) -> None:
+            torch.nn.init.zeros_(trainer.model.model[0].weight)
+            torch.manual_seed(99)
+
+    whole = fit(build())
+    fit(build([StopAt(12)], resume="auto", running_id="a"))
+    assert equal(whole, fit(build([Reset()], resume="auto", running_id="a")))
+
+
+def test_a_finished_run_resumed_does_nothing() -> None:
+    first = fit(build(resume="auto", running_id="a"))
+    again = fit(build([StopAt(1)], seed=3, resume="auto", running_id="a"))
+    assert equal(first, again)
+    assert again.stop_reason == ""
+
+
+def test_a_finished_run_resumed_with_more_epochs_equals_a_longer_one() -> None:
+    fit(build(resume="auto", running_id="a"))
+    assert equal(fit(build(epochs=5)), fit(build(resume="auto", running_id="a", epochs=5)))
+
+
+def test_fit_returns_the_whole_run_after_a_resume() -> None:
+    fit(build(resume="auto", running_id="a", epochs=2))
+    assert len(build(resume="auto", running_id="a").fit(*data())["train"]["loss"]) == 3
+
+
+def test_a_second_fit_goes_on_from_the_first_and_not_from_the_disk() -> None:
+    trainer = fit(build(resume="auto", running_id="a"))
+    trainer.fit(*data(), epochs=1)
+    assert trainer.progress.epoch == 4
+    assert equal(trainer, fit(build(resume="auto", running_id="a", epochs=4)))
+
+
+def test_several_tasks_and_a_patch_of_the_step() -> None:
+    class Task(EpochTask):
+        def step(self, batch_x: Any, batch_y: Any) -> Any:
+            logits = self.model(*batch_x)
+            self.loss(logits, batch_y)
+            return {"peak": ValuePatch(len(batch_y)).load(logits.max())}
+
+    def run(*callbacks: Callback, **options: Any) -> Trainer:
+        trainer = build(callbacks, accumulate=1, **options)
+        tasks = [Task(loader(n, n + 60, batch_size=16, shuffle=True), name=f"t{n}") for n in (0, 60)]
+        trainer.fit(
+            train_tasks=tasks, val_tasks=[Task(loader(120, 150, batch_size=8)), Task(loader(150, 170), name="b")]
+        )
+        return trainer
+
+    whole = run()
+    for batches in (3, 6, 10, 12):
+        run(StopAt(batches), resume="auto", running_id=f"cut{batches}")
+        assert equal(whole, run(resume="auto", running_id=f"cut{batches}"))
+
+
+# ------------------------------------------------------------------------------------------------ what `resume` means
+
+
+def test_auto_begins_where_there_is_nothing() -> None:
+    assert fit(build(resume="auto", running_id="a")).progress.epoch == 3
+
+
+def test_true_takes_the_newest_run() -> None:
+    for name in ("b", "a"):
+        fit(build([Checkpoint()], running_id=name, epochs=1))
+    Path("logs/empty").mkdir()
+    resumed = fit(build(resume=True))
+    assert resumed.running_id == "a"
+    assert resumed.progress.epoch == 3
+
+
+@pytest.mark.parametrize("where", ["a", "./logs/a", "logs/a/checkpoints", Path("logs/a")])
+def test_an_id_or_a_path_names_the_run(where: Any) -> None:
+    fit(build([StopAt(12), Checkpoint()], running_id="a"))
+    assert equal(fit(build()), trainer := fit(build(resume=where)))
+    assert trainer.running_id == "a"
+    assert [path.name for path in Path("logs").iterdir()] == ["a"]
+
+
+def test_a_number_is_an_id() -> None:
+    fit(build([Checkpoint()], running_id="1", epochs=1))
+    assert fit(build(resume=1)).running_id == "1"
+
+
+def test_a_resumed_run_can_go_on_under_another_name() -> None:
+    fit(build([Checkpoint()], running_id="a", epochs=1))
+    before = files()
+    fit(build(resume="a", running_id="b"))
+    assert files() == before
+    assert len(files("logs/b/checkpoints")) == 2
+
+
+@pytest.mark.parametrize("resume", ["b", Path("logs/b"), "./logs/b"])
+def test_a_run_that_is_not_there_is_an_error(resume: Any) -> None:
+    fit(build([Checkpoint()], running_id="a", epochs=1))
+    with pytest.raises(CheckpointError, match="there is no"):
+        fit(build(resume=resume))
+    assert [path.name for path in Path("logs").iterdir()] == ["a"]
+
+
+def test_a_run_without_checkpoints_is_an_error_when_named() -> None:
+    Path("logs/a").mkdir(parents=True)
+    Path("logs/a/checkpoint.ckpt").write_bytes(b"DeepEpochs'")
+    with pytest.raises(CheckpointError, match=r"no checkpoints; trainer\.load_checkpoint"):
+        fit(build(resume="a"))
+
+
+@pytest.mark.parametrize("resume", ["auto", True, "a"])
+def test_no_valid_checkpoint_is_an_error_and_nothing_is_trained(resume: Any) -> None:
+    fit(build([Checkpoint()], running_id="a"))
+    for path in Path("logs/a/checkpoints").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:-7])
+    trainer = build([StopAt(1)], resume=resume, running_id="a")
+    with pytest.raises(CheckpointError, match="none of the checkpoints .* is valid: .*; .*"):
+        fit(trainer)
+    assert trainer.progress.step == 0
+
+
+def test_a_damaged_newest_is_named_and_the_one_before_used() -> None:
+    whole = fit(build())
+    fit(build([Checkpoint()], running_id="a"))
+    newest = Path("logs/a/checkpoints") / files()[-1]
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    newest.write_bytes(damaged)
+    with pytest.warns(EngineWarning, match=f"{newest.name} is damaged.* is used instead"):
+        resumed = fit(build(resume="auto", running_id="a"))
+    assert equal(whole, resumed)
+
+
+def test_another_model_is_an_error_that_names_the_keys_and_changes_nothing() -> None:
+    fit(build([Checkpoint()], running_id="a"))
+    model = torch.nn.Sequential(torch.nn.Linear(64, 10))
+    before = weights(model)
+    trainer = Trainer(model, F.cross_entropy, resume="a", verbose=0)
+    with pytest.raises(StateError, match=r"3\.weight"):
+        trainer.fit(*data())
+    assert same(before, weights(model))
+    assert trainer.progress.step == 0
+
+
+def test_a_run_is_not_begun_anew_over_its_checkpoints() -> None:
+    fit(build([Checkpoint()], running_id="a"))
+    with pytest.raises(ArgumentError, match=r"resume='auto', or take another running_id"):
+        fit(build([Checkpoint()], running_id="a"))
+
+
+def test_a_run_does_not_go_on_from_behind_its_newest() -> None:
+    fit(build([Checkpoint(keep_last=3)], running_id="a"))
+    older = Path("logs/a/checkpoints") / files()[0]
+    with pytest.raises(ArgumentError, match="take another running_id"):
+        fit(build(resume=older))
+    assert equal(fit(build(resume=older, running_id="b")), fit(build()))
+
+
+def test_two_trainers_cannot_write_to_one_run() -> None:
+    class Second(Callback):
+        def on_after_epoch(self, trainer: Any, **figures: Any) -> None:
+            with pytest.raises(RunLockedError, match=f"process {os.getpid()} .this one."):
+                fit(build(resume="auto", running_id="a"))
+
+    fit(build([Second()], resume="auto", running_id="a", epochs=1))
+    fit(build(resume="auto", running_id="a"))  # the lock is given back
+
+
+def test_the_lock_is_given_back_after_an_error() -> None:
+    class Fail(Callback):
+        def on_after_epoch(self, trainer: Any, **figures: Any) -> None:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        fit(build([Fail()], resume="auto", running_id="a"))
+    fit(build(resume="auto", running_id="a"))
+    assert caught.value is not None
+
+
+# ------------------------------------------------------------------------------------------------------------- policy
+
+
+def test_the_best_and_the_last_are_kept() -> None:
+    trainer = fit(build([Checkpoint("val/loss", keep_last=2, keep_best=2)], running_id="a", epochs=8))
+    store = CheckpointStore("logs/a/checkpoints", monitor="val/loss")
+    losses = trainer.history["val"]["loss"]
+    wanted = {7, 8, *(int(i) + 1 for i in sorted(range(8), key=losses.__getitem__)[:2])}
+    assert {entry.epoch for entry in store.entries()} == wanted
+    best = store.best()
+    assert best is not None
+    assert best.figures["val/loss"] == min(losses)
+
+
+def test_pinned_epochs_stay() -> None:
+    fit(build([Checkpoint(pin_every=3)], running_id="a", epochs=8))
+    assert {e.epoch for e in CheckpointStore("logs/a/checkpoints").entries()} == {3, 6, 7, 8}
+
+
+def test_every_so_many_epochs_and_the_last() -> None:
+    fit(build([Checkpoint(every_epochs=3, keep_last=9)], running_id="a", epochs=8))
+    assert {e.epoch for e in CheckpointStore("logs/a/checkpoints").entries()} == {3, 6, 8}
+
+
+def test_every_so_many_updates() -> None:
+    fit(build([Checkpoint(every_steps=3, keep_last=99)], running_id="a", accumulate=1))
+    assert [e.step for e in CheckpointStore("logs/a/checkpoints").entries()] == [21, 21, 18, 15, 14, 12, 9, 7, 6, 3]
+
+
+def test_a_better_epoch_is_saved_though_none_is_due() -> None:
+    fit(build([Checkpoint("train/loss", every_epochs=100)], running_id="a", epochs=3))
+    assert {e.epoch for e in CheckpointStore("logs/a/checkpoints").entries()} == {2, 3}
+
+
+def test_a_function_can_be_monitored() -> None:
+    def gap(figures: dict[str, float]) -> float:
+        return figures["train/loss"] - figures["val/loss"]
+
+    fit(build([Checkpoint(gap, "max")], running_id="a"))
+    assert all("gap" in e.figures for e in CheckpointStore("logs/a/checkpoints").entries())
+
+
+def test_a_monitored_name_that_never_appears_is_an_error_and_the_epoch_is_saved() -> None:
+    with pytest.raises(UnknownFigureError, match="'val/los'.*did you mean 'val/loss'.*train/accuracy"):
+        fit(build([Checkpoint("val/los", "min")], running_id="a"))
+    assert len(files()) == 1
+
+
+def test_a_figure_of_validation_without_validation_is_an_error_at_once() -> None:
+    with pytest.raises(ArgumentError, match="nothing to validate on"):
+        build([Checkpoint("val/loss")], running_id="a").fit(data()[0])
+
+
+def test_epochs_without_validation_are_no_look_at_it() -> None:
+    stop = EarlyStopping("val/loss", patience=50)
+    fit(build([stop, Checkpoint("val/loss")], running_id="a", epochs=5), val_freq=2)
+    assert stop.looks == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep_last": 1}, "at least 2"),
+        ({"every_epochs": 0}, "every_epochs=0"),
+        ({"every_minutes": -1}, "every_minutes=-1"),
+        ({"monitor": "loss"}, "did you mean 'val/loss'"),
+        ({"monitor": "val/thing"}, "mode='min' or 'max'"),
+        ({"mode": "min"}, "need monitor="),
+        ({"monitor": "val/loss", "mode": "mni"}, "did you mean 'min'"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        Checkpoint(**options)
+
+
+def test_what_cannot_be_saved_is_refused_when_the_run_begins() -> None:
+    class Odd(Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"when": object()}
+
+    trainer = build([Odd()], resume="auto", running_id="a")
+    with pytest.raises(ArgumentTypeError, match=r"\['callbacks'\]\['Odd'\]\['when'\] is a object"):
+        fit(trainer)
+    assert trainer.progress.step == 0
+
+
+def test_a_folder_that_is_a_file_is_an_error_before_training() -> None:
+    Path("logs").write_text("mine")
+    trainer = build(resume=True)
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        fit(trainer)
+    assert trainer.progress.step == 0
+
+
+def test_a_folder_that_vanishes_is_an_error() -> None:
+    class Vanish(Callback):
+        def on_after_epoch(self, trainer: Any, **figures: Any) -> None:
+            os.rename("logs", "elsewhere")
+            Path("logs").write_text("in the way")
+
+    with pytest.raises(CheckpointError):
+        fit(build([Vanish()], resume="auto", running_id="a"))
+
+
+# --------------------------------------------------------------------------------------------------------- early stop
+
+
+class Say(Callback):
+    """Give validation the losses wanted, epoch by epoch."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__(priority=100)
+        self.losses = losses
+
+    def on_after_epoch(self, trainer: Any, val_metrics: Any, epoch_idx: int, **figures: Any) -> None:
+        trainer.val_metrics["loss"] = torch.tensor(self.losses[epoch_idx]).numpy()
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "epochs"),
+    [
+        ([5, 4, 3, 2, 1], {"patience": 1}, 5),
+        ([1, 2, 2, 2, 2], {"patience": 2}, 3),
+        ([3, 2.9, 2.8, 2.7, 2], {"patience": 2, "min_delta": 0.5}, 3),
+        ([1, math.nan, math.nan, 2, 1], {"patience": 2}, 3),
+        ([math.nan, 2, 1, 3, 3], {"patience": 2}, 5),
+        ([1, 2, 3, 4, 5], {"patience": 1, "warmup": 3}, 4),
+        ([3, 2, 1, 1, 1], {"patience": 9, "threshold": 1.5}, 3),
+        ([1, 2, 3, 2, 1], {"patience": 1, "mode": "max"}, 4),
+    ],
+)
+def test_early_stopping(losses: list[float], options: dict[str, Any], epochs: int) -> None:
+    trainer = fit(build([Say(losses), EarlyStopping("val/loss", **options)], epochs=5))
+    assert trainer.progress.epoch == epochs
+    assert ("val/loss" in trainer.stop_reason) == (epochs < 5 or "val/loss" in trainer.stop_reason)
+
+
+def test_a_run_that_was_ended_stays_ended_when_resumed_unless_with_more_patience() -> None:
+    def run(patience: int) -> Trainer:
+        callbacks = [Say([1, 2, 2, 2, 2, 2]), EarlyStopping("val/loss", patience)]
+        return fit(build(callbacks, resume="auto", running_id="a", epochs=6))
+
+    assert run(2).progress.epoch == 3
+    assert run(2).progress.epoch == 3
+    assert run(4).progress.epoch == 5
+
+
+# ------------------------------------------------------------------------------------------------------------ weights
+
+
+def test_test_can_take_the_best_weights_and_training_goes_on_from_its_own() -> None:
+    def run(look: bool) -> Trainer:
+        trainer = fit(build([Checkpoint("val/loss", "max")], resume="auto", running_id=f"look-{look}"))
+        if look:
+            last = weights(trainer.model.model)
+            trainer.test(data()[1], weights="best")
+            assert not same(last, weights(trainer.model.model))
+            trainer.test(data()[1], weights="best")
+        torch.manual_seed(4)
+        trainer.fit(*data(), epochs=1)
+        return trainer
+
+    assert same(weights(run(False).model.model), weights(run(True).model.model))
+
+
+def test_weights_that_were_changed_after_a_look_are_the_users() -> None:
+    trainer = fit(build([Checkpoint("val/loss")], running_id="a"))
+    trainer.test(data()[1], weights="best")
+    with torch.no_grad():
+        trainer.model.model[0].weight.zero_()
+    trainer.fit(*data(), epochs=0)
+    assert not trainer.model.model[0].weight.any()
+
+
+def test_weights_that_are_not_there() -> None:
+    with pytest.raises(ArgumentError, match="no callback keeps checkpoints"):
+        build().test(data()[1], weights="best")
+    with pytest.raises(CheckpointError, match="nothing is monitored"):
+        fit(build([Checkpoint()])).test(data()[1], weights="best")
+
+
+def test_check_callback_tests_with_the_best_and_resumes_from_the_last() -> None:
+    def run(**options: Any) -> Trainer:
+        return fit(build([CheckCallback("loss", mode="max", ckpt_dir="d")], running_id="R1", **options))
+
+    trainer = run()
+    last = weights(trainer.model.model)
+    figures = trainer.test(data()[1])
+    assert not same(last, weights(trainer.model.model))
+    assert float(figures["loss"]) == pytest.approx(max(map(float, trainer.history["val"]["loss"])))
+    assert equal(fit(build(epochs=5)), run(resume="R1", epochs=5))
+
+
+def test_check_callback_stops_early() -> None:
+    trainer = fit(build([Say([1, 2, 2, 2, 2]), CheckCallback("loss", patience=2, ckpt_dir="d")], epochs=5))
+    assert trainer.progress.epoch == 3
+
+
+# -------------------------------------------------------------------------------------------------------- a STOP file
+
+
+def test_a_file_named_stop_ends_the_run_cleanly() -> None:
+    class Touch(Callback):
+        def on_before_train_batch(self, trainer: Any, **batch: Any) -> None:
+            if trainer.progress.step == 0:
+                (trainer.run_folder.path / "STOP").touch()
+
+    trainer = fit(build([Touch()], resume="auto", running_id="a"))
+    assert "STOP" in trainer.stop_reason
+    assert not Path("logs/a/STOP").exists()
+    assert equal(fit(build()), fit(build(resume="auto", running_id="a")))
+
+
+# ------------------------------------------------------------------------------------------------- files of one's own
+
+
+def test_a_checkpoint_saved_and_loaded_by_hand_goes_on_exactly() -> None:
+    first = fit(build(epochs=2))
+    first.save_checkpoint("mine.ckpt")
+    second = build(seed=8)
+    second.load_checkpoint("mine.ckpt")
+    assert equal(fit(build()), fit(second))
