@@ -20,7 +20,7 @@ DEPENDS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup run test check wheel clean help
+.PHONY: setup run test check faults wheel clean help
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, layers and public names
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(TEST_ENV) $(PY) -m pytest tests/house/test_layers.py tests/house/test_public_names.py
+
+faults: $(VENV)/.stamp-dev  ## kill, cut, damage and fill up, in full (up to 45 minutes)
+	$(TEST_ENV) $(PY) tests/faults/all.py
 
 wheel: $(VENV)/.stamp-dev  ## build the wheel into dist/
 	$(PY) -m build --wheel --no-isolation

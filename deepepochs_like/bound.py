@@ -68,6 +68,10 @@ class BoundTask:
         for bound in self._bound.values():
             bound.source.release()
 
+    def slots_of(self, stage: str) -> Sequence[Slot]:
+        """The metrics of a stage."""
+        return self._bound[stage].slots
+
     def source_of(self, stage: str) -> BatchSource:
         """The loader of a stage, with its position."""
         source: BatchSource = self._bound[stage].source

@@ -361,7 +361,7 @@ def _put_back(before: list[tuple[Stateful, StateDict]], error: BaseException) ->
     for thing, state in reversed(before):
         try:
             thing.load_state_dict(state)
-        except Exception as later:  # the others go back all the same
+        except BaseException as later:  # the others go back all the same
             chain(error, later)
 
 

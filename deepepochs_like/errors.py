@@ -60,7 +60,7 @@ class NonFiniteLossError(EngineError, ArithmeticError):
 
 
 class LoaderError(EngineError, ValueError):
-    """A loader yields no batches: empty from the start, or exhausted by an earlier epoch."""
+    """A loader without batches (empty from the start, or exhausted by an earlier epoch), or whose worker ended."""
 
 
 class BatchError(EngineError, ValueError):

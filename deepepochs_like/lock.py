@@ -86,6 +86,8 @@ class FolderLock:
             try:
                 if self._held:
                     os.ftruncate(self._file.fileno(), 0)  # or the next holder could be taken for this one
+                    # Not left to closing: a child that was forked off just now may not have closed it yet.
+                    fcntl.flock(self._file, fcntl.LOCK_UN)
             except OSError:
                 pass  # it is a courtesy: the disk may be gone
             finally:

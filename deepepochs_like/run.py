@@ -38,7 +38,7 @@ def check_id(name: str, value: Any) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ArgumentTypeError(f"{name}={value!r}: a string is needed, not a {type(value).__name__}")
-    text = str(value)
+    text = value if isinstance(value, str) else str(value) if abs(value) < 10**_LONGEST else ""
     wrong = sorted({c for c in text if not (c.isalnum() or c in _INSIDE)})
     reason = ""
     if not text or len(text) > _LONGEST or len(text.encode(errors="replace")) > 2 * _LONGEST:
@@ -49,7 +49,7 @@ def check_id(name: str, value: Any) -> str:
         reason = "it has to begin with a letter or digit, and not to end with a dot or space"
     elif ".." in text:
         reason = "'..' cannot be in a run's name"
-    elif text.partition(".")[0].lower() in _DEVICES:
+    elif text.partition(".")[0].strip().lower() in _DEVICES:
         reason = "it is the name of a device on some systems"
     if reason:
         raise ArgumentError(f"{name}={text[:200]!r}: {reason}")

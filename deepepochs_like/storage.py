@@ -198,7 +198,8 @@ def opened(path: Path) -> Iterator[tuple[Any, int]]:
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
     finally:
-        os.close(handle)
+        with contextlib.suppress(OSError):  # nothing was written that could be lost
+            os.close(handle)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from . import storage
 from .errors import ArgumentError, CheckpointError, StateError, StorageError
 from .utils.extras import need
 
-#: What torch's wrappers put before the names of a module's weights.
-_PREFIXES = ("module.", "_orig_mod.")
+#: What torch's wrappers call the module inside.
+_WRAPPERS = ("module", "_orig_mod")
 #: Where files of this library and of others keep a model's weights among other things.
 _NESTED = ("models", "model_state", "state_dict", "model_state_dict", "model", "weights")
 
@@ -56,9 +57,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     kind = _kind(path)
-    own = model.state_dict()
-    bare = _bare_names(own)
-    state = {bare[name]: value for name, value in own.items()}
+    state = _unwrapped(model)
     if kind == "pt":
         storage.write_sealed(path, state, {"kind": "deepepochs_like weights", "format": 1})
         return path
@@ -66,8 +65,11 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if wrong:
         raise ArgumentError(f"{path}: .safetensors holds tensors only; {', '.join(wrong)} is none; use .pt")
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    storage.write_bytes(path, safetensors.save(tensors, metadata={"format": "pt"}))
+    try:
+        data = safetensors.save({k: v.contiguous().clone() for k, v in state.items()}, metadata={"format": "pt"})
+    except Exception as error:  # layouts and kinds of numbers that the format does not have
+        raise ArgumentError(f"{path}: .safetensors cannot hold these weights ({error}); use .pt") from error
+    storage.write_bytes(path, data)
     return path
 
 
@@ -88,25 +90,27 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         StateError: it does not fit; or without `strict`: nothing in it fits. The model is as it was.
     """
     state = read_weights(Path(path))
-    own = model.state_dict()
-    bare, theirs = _bare_names(own), _bare_names(state)
-    names = {short: name for name, short in bare.items()}
-    report = WeightsReport(missing=[name for name in own if bare[name] not in set(theirs.values())])
-    chosen: dict[str, Any] = {}
+    own = model.state_dict(keep_vars=True)
+    pairs = _matched(own, state)
+    report, chosen = WeightsReport(), {}
     for name, value in state.items():
-        mine = names.get(theirs[name])
+        mine = pairs.get(name)
         if mine is None:
             report.skipped[name] = "the model has no such name"
-        elif _shape(value) != _shape(own[mine]):
-            report.skipped[name] = f"shape {_shape(value)}, the model's is {_shape(own[mine])}"
+        elif not _fits(value, own[mine]):
+            report.skipped[name] = f"{_shown(value)}, the model's is {_shown(own[mine])}"
         else:
             chosen[mine] = value
-            report.taken.append(mine)
+    report.taken = [name for name in own if name in chosen]
+    # Weights under two names are there with one of them: other libraries save them once.
+    there = {id(own[name]) for name in chosen if isinstance(own[name], torch.Tensor)}
+    found = set(pairs.values())
+    report.missing = [name for name, value in own.items() if name not in found and id(value) not in there]
     if strict and (report.skipped or report.missing):
         raise StateError(f"{path} does not fit the model; strict=False loads what does.\n{_misfits(report)}")
     if not chosen:
         raise StateError(f"{path}: nothing in it fits the model.\n{_misfits(report)}")
-    model.load_state_dict(chosen, strict=False)
+    _load(model, chosen, str(path))
     return report
 
 
@@ -121,10 +125,11 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
         safetensors = need("safetensors.torch", "safetensors", "reading .safetensors")
-        try:
-            content: Any = safetensors.load_file(path)
-        except Exception as error:  # its own kinds of errors differ between versions
-            raise StorageError(f"{path} cannot be read: {error}") from error
+        with storage.opened(path):  # it is a file, and no pipe to wait on
+            try:
+                content: Any = safetensors.load_file(path)
+            except Exception as error:  # its own kinds of errors differ between versions
+                raise StorageError(f"{path} cannot be read: {error}") from error
     elif storage.is_sealed(path):
         content = storage.read_sealed(path)[0]
     else:
@@ -136,24 +141,39 @@ def read_weights(path: Path) -> dict[str, Any]:
     return state
 
 
-def weights_in(content: Any) -> dict[str, Any]:
-    """The weights in a file's content: it may be a state_dict, or hold one, or one per model, among other things."""
-    if not isinstance(content, Mapping):
+def weights_in(content: Any, levels: int = 3) -> dict[str, Any]:
+    """The weights in a file's content: it may be a state_dict, or hold one, or one per model, among other things.
+
+    Args:
+        content: what was read.
+        levels: how deep to look; a file may hold itself.
+    """
+    if not isinstance(content, Mapping) or not levels:
         return {}
     for key in _NESTED:
         inner = content.get(key)
-        if isinstance(inner, Mapping) and inner:
-            if key == "models" and all(isinstance(part, Mapping) for part in inner.values()):
-                parts: Mapping[str, Any] = inner
-                if list(parts) == ["model"]:
-                    return dict(parts["model"])
-                return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
-            return dict(inner)
-    return {str(name): value for name, value in content.items()} if _is_state(content) else {}
+        if key == "models" and isinstance(inner, Mapping) and list(inner) != ["model"]:
+            parts = {model: weights_in(part, 1) for model, part in inner.items()}
+            found = {f"{model}.{name}": value for model, part in parts.items() for name, value in part.items()}
+        else:
+            found = weights_in(inner, levels - 1)
+        if found:
+            return found
+    is_state = any(isinstance(value, torch.Tensor) for value in content.values())
+    return {str(name): value for name, value in content.items()} if is_state else {}
 
 
-def _is_state(content: Mapping[Any, Any]) -> bool:
-    return any(isinstance(value, torch.Tensor) for value in content.values())
+def _load(model: nn.Module, chosen: dict[str, Any], where: str) -> None:
+    """Load what was found to fit; where a module of the user's own refuses it, put back what was there."""
+    own = model.state_dict()
+    before = {name: deepcopy(own[name]) for name in chosen if not _is_lazy(own[name])}
+    try:
+        model.load_state_dict(chosen, strict=False)
+    except BaseException as error:
+        model.load_state_dict(before, strict=False)
+        if isinstance(error, Exception):
+            raise StateError(f"{where} does not fit the model: {error}") from error
+        raise
 
 
 def _misfits(report: WeightsReport) -> str:
@@ -161,24 +181,72 @@ def _misfits(report: WeightsReport) -> str:
     return "\n".join(lines + [f"  {name}: missing in the file" for name in report.missing])
 
 
-def _bare_names(names: Iterable[str]) -> dict[str, str]:
-    """Names without the wrappers' prefixes; as they are where two would be the same."""
-    bare = {name: _bare(name) for name in names}
-    return bare if len(set(bare.values())) == len(bare) else {name: name for name in bare}
+def _unwrapped(model: nn.Module) -> dict[str, Any]:
+    """A module's state on the CPU, by the names that it has without wrappers around it or around a part of it."""
+    wrapped = set()
+    for name, part in model.named_modules(remove_duplicate=False):
+        if isinstance(part, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            wrapped.add(f"{name}.module" if name else "module")
+        elif "_orig_mod" in part._modules:
+            wrapped.add(f"{name}._orig_mod" if name else "_orig_mod")
+    own = model.state_dict(keep_vars=True)
+    moved = {id(v): v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in own.values()}  # tied ones once
+    state = {}
+    for name, value in own.items():
+        parts = name.split(".")
+        kept = [part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in wrapped]
+        state[".".join(kept)] = moved[id(value)]
+    return state
 
 
-def _bare(name: str) -> str:
-    changed = True
-    while changed:
-        changed = False
-        for prefix in _PREFIXES:
-            if name.startswith(prefix):
-                name, changed = name[len(prefix) :], True
-    return name.replace("._orig_mod.", ".")
+def _matched(own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, str]:
+    """For names in a file the model's: under the reading of both sides' prefixes in which the most fits.
+
+    A module may itself be called ``module``: names are taken as they are where that does as well.
+    """
+    best, most = dict[str, str](), (-1, -1)
+    for mine in _readings(own):
+        names = {short: name for name, short in mine.items()}
+        for theirs in _readings(state):
+            pairs = {name: names[short] for name, short in theirs.items() if short in names}
+            fits = sum(_fits(state[name], own[mine]) for name, mine in pairs.items())
+            if (fits, len(pairs)) > most:
+                best, most = pairs, (fits, len(pairs))
+    return best
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+def _readings(names: Iterable[str]) -> list[dict[str, str]]:
+    """What names can stand for: themselves, without a compiler's and a wrapper's prefix, without any of them."""
+    names = list(names)
+    readings: list[Callable[[str], str]] = [str, lambda name: _without(name, ("_orig_mod",))]
+    if all(_without(name, ("_orig_mod",)).startswith("module.") for name in names):
+        readings.append(lambda name: _without(name, ("_orig_mod",)).removeprefix("module."))
+    readings.append(lambda name: _without(name, _WRAPPERS))
+    found = []
+    for reading in readings:
+        bare = {name: reading(name) for name in names}
+        if len(set(bare.values())) == len(bare) and bare not in found:
+            found.append(bare)
+    return found
+
+
+def _without(name: str, wrappers: tuple[str, ...]) -> str:
+    return ".".join(part for part in name.split(".") if part not in wrappers)
+
+
+def _fits(value: Any, own: Any) -> bool:
+    if isinstance(value, torch.Tensor) and isinstance(own, torch.Tensor):
+        return _is_lazy(own) or value.shape == own.shape
+    return not isinstance(value, torch.Tensor) and not isinstance(own, torch.Tensor)
+
+
+def _is_lazy(own: Any) -> bool:
+    """Whether it has no shape yet, and takes the one that it is given."""
+    return bool(nn.parameter.is_lazy(own))
+
+
+def _shown(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
 def _kind(path: Path) -> str:
@@ -186,6 +254,5 @@ def _kind(path: Path) -> str:
         return "pt"
     if path.suffix == ".safetensors":
         return "safetensors"
-    raise ArgumentError(
-        f"{path}: weights are saved as .pt, .pth or .safetensors, not {path.suffix or 'without ending'}"
-    )
+    has = f"not {path.suffix}" if path.suffix else "and this has no ending"
+    raise ArgumentError(f"{path}: weights are saved as .pt, .pth or .safetensors, {has}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import storage
 from ..checkpoint import CheckpointStore
-from ..errors import ArgumentError, ArgumentTypeError, StorageError
+from ..errors import ArgumentError, ArgumentTypeError, PatchError, StorageError
 from ..hooks import fire
 from ..monitor import Monitor, figures_of
 from .base import Callback
@@ -171,6 +171,10 @@ def _position(trainer: Any) -> tuple[Any, ...]:
 def _check_storable(trainer: Any) -> None:
     """Say now, not when a save comes, that something cannot be saved."""
     try:
+        for stage, tasks in trainer.stage_tasks.items():
+            for task in tasks:
+                for slot in task.slots_of(stage):
+                    storage.storable(slot.make(1).state_dict(), f"the metric {slot.name!r}")
         storage.storable(trainer.state_dict(), "the state")
-    except StorageError as error:
+    except (StorageError, PatchError) as error:
         raise ArgumentTypeError(f"checkpoints are asked for, but {error}") from error

@@ -144,7 +144,7 @@ def _ended(workers: list[Any], error: Exception, name: str) -> Exception:
         name_failure(told, name)
         return told
     ended = [f"pid {worker.pid} with exit code {worker.exitcode}" for worker in workers if not worker.is_alive()]
-    return LoaderError(f"{name}: DataLoader worker exited unexpectedly ({', '.join(ended)})") if ended else error
+    return RuntimeError(f"{name}: DataLoader worker exited unexpectedly ({', '.join(ended)})") if ended else error
 
 
 def name_failure(error: RuntimeError, name: str) -> None:

@@ -259,7 +259,7 @@ def test_no_valid_checkpoint_is_an_error_and_nothing_is_trained(resume: Any) -> 
     for path in Path("logs/a/checkpoints").glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:-7])
     trainer = build([StopAt(1)], resume=resume, running_id="a")
-    with pytest.raises(CheckpointError, match="none of the checkpoints .* is valid: .*; .*"):
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints .* is valid: .*; .*"):
         fit(trainer)
     assert trainer.progress.step == 0
 
@@ -365,7 +365,7 @@ def test_a_function_can_be_monitored() -> None:
 
 
 def test_a_monitored_name_that_never_appears_is_an_error_and_the_epoch_is_saved() -> None:
-    with pytest.raises(UnknownFigureError, match="'val/los'.*did you mean 'val/loss'.*train/accuracy"):
+    with pytest.raises(UnknownFigureError, match=r"'val/los'.*did you mean 'val/loss'.*train/accuracy"):
         fit(build([Checkpoint("val/los", "min")], running_id="a"))
     assert len(files()) == 1
 
@@ -405,6 +405,18 @@ def test_what_cannot_be_saved_is_refused_when_the_run_begins() -> None:
 
     trainer = build([Odd()], resume="auto", running_id="a")
     with pytest.raises(ArgumentTypeError, match=r"\['callbacks'\]\['Odd'\]\['when'\] is a object"):
+        fit(trainer)
+    assert trainer.progress.step == 0
+
+
+def test_a_patch_that_cannot_be_saved_is_refused_when_the_run_begins() -> None:
+    class Odd(ValuePatch):
+        def __init__(self, metric: Any = None, batch_size: Any = None) -> None:
+            super().__init__(batch_size)
+            self.when = object()
+
+    trainer = build(resume="auto", running_id="a", metric_patch=Odd)
+    with pytest.raises(ArgumentTypeError, match=r"checkpoints are asked for, but Odd\.when"):
         fit(trainer)
     assert trainer.progress.step == 0
 

@@ -74,6 +74,23 @@ EXPECTED = {
         r"stopped in epoch 3, after 10 batches of it",
         r"weights equal bit for bit: True\nhistory equal: True",
     ],
+    "20_checkpoint_and_early_stop.py": [
+        r"stopped after epoch \d\d of 100: val/loss was no better than 0\.\d+ for 4 epochs",
+        r"(step-\d{12}\.ckpt +\d+ +\d+ +0\.\d{4}  \d+\n){2}step-\d{12}\.ckpt +(\d+) +\d+ +(0\.\d{4})  \d+  the best\n"
+        r"\n.* history: \3, epoch \2\n",
+        r"last weights: test .*\nbest weights: test (.*)\na file's weights: test \1",
+    ],
+    "21_crash_and_resume.py": [
+        r"begins\n +is killed after 47 updates, batch 18 of epoch 2",
+        r"goes on from step-0+40-open\.ckpt\n +is killed after 99 updates, batch 12 of epoch 4",
+        r"goes on from step-0+90-open\.ckpt",
+        r"weights equal bit for bit: True\nhistory equal: True",
+    ],
+    "22_store_around_a_loop.py": [
+        r"killed in the middle of epoch 5\nfrom step-0+116\.ckpt: 4 epochs are done",
+        r"the same, uncut:\nfrom the beginning",
+        r"weights equal bit for bit: True\nkept .*: epoch 8, accuracy 0\.\d{4}\nkept ",
+    ],
 }
 
 
