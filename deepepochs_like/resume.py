@@ -141,7 +141,7 @@ def _where(trainer: Any, resume: Any) -> tuple[Path | None, Path | None]:
         there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
         known = f"; there are {', '.join(there[-5:])}" if there else ""
         raise CheckpointError(f"resume={name!r}: there is no run {folder.path}{known}")
-    if not CheckpointStore(folder.checkpoints).survey() != ([], []):
+    if CheckpointStore(folder.checkpoints).survey() == ([], []):
         raise CheckpointError(f"resume={name!r}: {folder.path} holds no checkpoints{legacy_hint(folder.path)}")
     return folder.checkpoints, folder.path
 

@@ -57,7 +57,7 @@ class FailingStream(IterableDataset[int]):
 FAULTS = {
     "raise": (ValueError, "Caught ValueError in DataLoader worker process . of val_dl.*a bad sample"),
     "kill": (RuntimeError, "val_dl: DataLoader worker .*"),
-    "exit 0": (RuntimeError, "val_dl: DataLoader worker .* exited unexpectedly"),
+    "exit 0": (RuntimeError, "val_dl: DataLoader worker .*exited unexpectedly"),
     "exit 1": (RuntimeError, "val_dl: DataLoader worker .*"),
     "sys.exit": (LoaderError, r"of val_dl.*raised SystemExit\(3\)"),
     "hang": (RuntimeError, "val_dl: DataLoader timed out after 2 seconds"),
