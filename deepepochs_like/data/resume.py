@@ -79,7 +79,12 @@ def stateful_dataset(loader: Any) -> Stateful | None:
 
 
 def position(
-    loader: Any, name: str, batches: int, begin: Callable[[], Iterator[Any]], caught_up: Callable[[], bool]
+    loader: Any,
+    name: str,
+    batches: int,
+    begin: Callable[[], Iterator[Any]],
+    caught_up: Callable[[], bool],
+    first: bool,
 ) -> Iterator[Any]:
     """Open a pass again behind the batches already seen; the generators are as they were at the pass's start.
 
@@ -89,9 +94,10 @@ def position(
         batches: how many were seen.
         begin: opens the pass at its first batch.
         caught_up: tells whether the loader's generators have come to where the saved ones are.
+        first: whether it is the first pass over the loader.
     """
     if is_plain(loader) and not isinstance(loader.dataset, IterableDataset):
-        return _cut(loader, name, batches, caught_up)
+        return _cut(loader, name, batches, caught_up, first)
     if isinstance(loader, Sequence):
         if type(loader).__iter__ is Sequence.__iter__:  # it loads what it is asked for, and is not to be asked
             return map(loader.__getitem__, range(batches, len(loader)))
@@ -112,13 +118,13 @@ def position(
     return iterator
 
 
-def _cut(loader: DataLoader[Any], name: str, batches: int, caught_up: Callable[[], bool]) -> Iterator[Any]:
+def _cut(loader: DataLoader[Any], name: str, batches: int, caught_up: Callable[[], bool], first: bool) -> Iterator[Any]:
     """The rest of a pass of a DataLoader over samples that are loaded by index."""
     rest = Rest(order_of(loader), batches)
     if seedable(loader):
         order = SeededOrder(rest, batches)
         order.seed = base_seed(loader)
-        return iterate(in_likeness(loader, order, SeededDataset(loader.dataset)), name)
+        return iterate(in_likeness(loader, order, SeededDataset(loader.dataset), first), name)
     rows = iterate(in_likeness(loader, rest), name)
     rest.skip()
     if not caught_up():  # the state was taken within a batch: one that is still to come, but has been drawn

@@ -78,7 +78,8 @@ class BatchSource:
             return iterate(self.loader, self.name)
         if self._seeded is None:  # kept, so that persistent workers persist
             order = SeededOrder(order_of(self.loader))
-            self._seeded = order, in_likeness(self.loader, order, SeededDataset(self.loader.dataset))
+            dataset = SeededDataset(self.loader.dataset)
+            self._seeded = order, in_likeness(self.loader, order, dataset, self.passes <= 1)
         order, loader = self._seeded
         order.seed = base_seed(self.loader)
         return iterate(loader, self.name)
@@ -173,4 +174,4 @@ class BatchSource:
         for generator, saved in zip(mine, self._start["generators"], strict=True):
             generator.set_state(saved)
         caught_up = partial(resume.same_states, mine, state["generators"])
-        return resume.position(self.loader, self.name, self.position, self._begin, caught_up)
+        return resume.position(self.loader, self.name, self.position, self._begin, caught_up, self.passes <= 1)

@@ -240,8 +240,12 @@ def order_of(loader: DataLoader[Any]) -> Any:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
-def in_likeness(loader: DataLoader[Any], order: Any, dataset: Any = None) -> DataLoader[Any]:
-    """A DataLoader like `loader`, in another order or over another dataset."""
+def in_likeness(loader: DataLoader[Any], order: Any, dataset: Any = None, first: bool = True) -> DataLoader[Any]:
+    """A DataLoader like `loader`, in another order or over another dataset.
+
+    Persistent workers are seeded with a number that is drawn in the first pass only; where this is not the first, it
+    comes from a generator that nobody else has.
+    """
     options: dict[str, Any] = {"batch_sampler": order}
     if loader.batch_sampler is None:
         options = {"sampler": order, "batch_size": None}
@@ -257,5 +261,5 @@ def in_likeness(loader: DataLoader[Any], order: Any, dataset: Any = None) -> Dat
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
-        generator=loader.generator,
+        generator=loader.generator if first or not loader.persistent_workers else torch.Generator(),
     )

@@ -127,3 +127,18 @@ def test_a_run_cut_in_mid_epoch_goes_on_with_another_number_of_workers_to_the_sa
     resumed = run(1, knife.state)
     assert same(weights(whole.model.model), weights(resumed.model.model))
     assert whole.history.state_dict() == resumed.history.state_dict()
+
+
+@pytest.mark.parametrize("batches", [3, 4, 6])
+def test_a_run_with_persistent_workers_cut_anywhere_goes_on_to_the_same_bits(batches: int) -> None:
+    def run(state: bytes = b"", *callbacks: Callback) -> Trainer:
+        torch.manual_seed(0)
+        trainer: Trainer = quiet(mlp(dropout=0.2), F.cross_entropy, callbacks=list(callbacks))
+        if state:
+            trainer.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+        trainer.fit(DataLoader(Augmented(32), 8, shuffle=True, num_workers=1, persistent_workers=True), epochs=3)
+        return trainer
+
+    whole, knife = run(), Cut(batches)
+    run(b"", knife)
+    assert same(weights(whole.model.model), weights(run(knife.state).model.model))

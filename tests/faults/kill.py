@@ -43,6 +43,7 @@ TRIALS = {True: 200, False: 12}
 KILLS_EACH = {True: 8, False: 2}
 QUICK = (
     "augmentation in two workers",
+    "augmentation in persistent workers, accumulation",
     "val_every_steps, accumulation, schedule",
     "two tasks",
     "iterable loader with a state",
