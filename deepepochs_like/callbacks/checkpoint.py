@@ -110,7 +110,8 @@ class Checkpoint(Callback):
         self._next_time = time.monotonic() + 60 * self.every_minutes if self.every_minutes else math.inf
 
     def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
-        if self._saved is None:  # behind a resume, which comes after before_fit
+        if self._saved is None:  # the first epoch, behind a resume, which comes after before_fit
+            self._saved = _position(trainer)
             self._wind(trainer)
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
@@ -131,8 +132,11 @@ class Checkpoint(Callback):
         elif self._due or (trainer.stopping and self.on_interruption):
             self._save(trainer)
 
+    def _figures(self, trainer: Any) -> dict[str, float]:
+        return {**figures_of(trainer), **(self.monitor.figures(trainer) if self.monitor else {})}
+
     def _end_epoch(self, trainer: Any) -> None:
-        figures = {**figures_of(trainer), **(self.monitor.figures(trainer) if self.monitor else {})}
+        figures = self._figures(trainer)
         epoch, better = trainer.progress.epoch, False
         if self.monitor and self.store is not None and (value := figures.get(self.monitor.name)) is not None:
             ranked = self.store.ranked(self.store.entries())
@@ -144,8 +148,9 @@ class Checkpoint(Callback):
             self.monitor.check(trainer, figures)
 
     def on_after_fit(self, trainer: Any) -> None:
-        if self.store is not None and self._saved != _position(trainer) and not trainer.progress.stage:
-            self._save(trainer)
+        # Without an epoch nothing has changed: the checkpoint that was gone on from stays as it is.
+        if self.store is not None and self._saved not in (None, _position(trainer)) and not trainer.progress.stage:
+            self._save(trainer, self._figures(trainer))
 
     def on_cleanup(self, trainer: Any) -> None:
         store, self.store = self.store, None
@@ -156,7 +161,7 @@ class Checkpoint(Callback):
         assert self.store is not None
         progress, self._due = trainer.progress, False
         suffix = "-open" if progress.stage else ""
-        if self._saved is None and not progress.step and not progress.batch and not progress.epoch:
+        if not progress.step and not progress.batch and not progress.epoch:
             return  # nothing has happened yet that could be lost
         self.store.save(trainer.state_dict(), progress.step, progress.epoch, figures, pinned, suffix)
         self._saved = _position(trainer)

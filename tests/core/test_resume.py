@@ -351,6 +351,26 @@ def test_every_so_many_updates() -> None:
     assert [e.step for e in CheckpointStore("logs/a/checkpoints").entries()] == [21, 21, 18, 15, 14, 12, 9, 7, 6, 3]
 
 
+def test_minutes_go_on_counting_over_short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("deepepochs_like.callbacks.checkpoint.time.monotonic", lambda: now[0])
+
+    class Tick(Callback):
+        def on_after_train_batch(self, trainer: Any, **batch: Any) -> None:
+            now[0] += 1.0
+
+    fit(build([Tick(), Checkpoint(every_epochs=100, every_minutes=0.25)], running_id="a", accumulate=1))
+    assert [e.step for e in CheckpointStore("logs/a/checkpoints").entries()] == [21, 15]
+
+
+def test_a_finished_run_resumed_leaves_its_checkpoints_as_they_are() -> None:
+    def run() -> dict[str, bytes]:
+        fit(build([Checkpoint("val/loss")], resume="auto", running_id="a"))
+        return {name: Path("logs/a/checkpoints", name).read_bytes() for name in files()}
+
+    assert run() == run()
+
+
 def test_a_better_epoch_is_saved_though_none_is_due() -> None:
     fit(build([Checkpoint("train/loss", every_epochs=100)], running_id="a", epochs=3))
     assert {e.epoch for e in CheckpointStore("logs/a/checkpoints").entries()} == {2, 3}
