@@ -1,6 +1,7 @@
 # One word per command. `make help` lists them.
 #
 #   make test PYTEST_ARGS="-k layers"     pass arguments on to pytest
+#   make bench BENCH_ARGS="--workloads w1"   and to the benchmarks
 #   make run PYTHON=python3.12            choose the Python that .venv is made with
 #
 # Everything is installed into .venv through constraints.txt. A stamp file in .venv remembers what was
@@ -9,6 +10,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -20,10 +22,10 @@ DEPENDS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup run test check faults wheel clean help
+.PHONY: setup run test check faults bench bench-peers bench-gpu wheel clean help
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.stamp-dev  ## make .venv with everything a developer needs
 
@@ -41,6 +43,15 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, layers and public names
 
 faults: $(VENV)/.stamp-dev  ## kill, cut, damage and fill up, in full (up to 45 minutes)
 	$(TEST_ENV) $(PY) tests/faults/all.py
+
+bench: $(VENV)/.stamp-dev  ## measure what the loop costs, beside loops by hand (and peers, if they are there)
+	$(PY) -m benchmarks $(BENCH_ARGS)
+
+bench-peers: | $(PY)  ## make .venv-peers with the libraries that `make bench` compares with
+	$(PY) -m benchmarks.install_peers
+
+bench-gpu: $(VENV)/.stamp-dev  ## measure it on a GPU
+	$(PY) -m benchmarks.gpu
 
 wheel: $(VENV)/.stamp-dev  ## build the wheel into dist/
 	$(PY) -m build --wheel --no-isolation

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .tensors import TensorDict, TensorTuple, batch_size, refuse_empty, to_device
+from .split import split_any
+from .tensors import TensorDict, TensorTuple, to_device
 from .types import Weight
 
 
@@ -29,43 +30,10 @@ def split_batch(
     Raises:
         BatchError: the number of samples cannot be told, or the batch is empty.
     """
-    target: Any = None
-    if type(batch) is list or isinstance(batch, (list, tuple)):  # the default collate's list costs no call
-        if whole:
-            inputs = list(batch)
-        else:
-            *inputs, target = batch or refuse_empty(batch)
-            if not inputs:
-                inputs, target = [target], None
-            if type(inputs[0]) is not torch.Tensor and not inputs[1:]:
-                only = inputs[0]  # ((a, b), y) and ({...}, y): the inputs come as one item
-                if isinstance(only, Mapping):
-                    named = TensorDict(only if device is None else to_device(dict(only), device))
-                    target = target if device is None else to_device(target, device)
-                    return named, target, _weight(size, named, target)
-                if isinstance(only, (tuple, list)) and any(isinstance(part, torch.Tensor) for part in only):
-                    inputs = list(only)
-    elif isinstance(batch, Mapping):
-        named = TensorDict(batch if device is None else to_device(dict(batch), device))
-        return named, None, _weight(size, named, None)
-    else:
-        inputs = [batch]
-    if device is not None:
-        for i, item in enumerate(inputs):
-            if type(item) is not torch.Tensor or item.device != device:
-                inputs[i] = to_device(item, device)
-        if type(target) is not torch.Tensor or target.device != device:
-            target = to_device(target, device)
-    batch_x = TensorTuple(inputs)
-    if size is None and inputs and type(inputs[0]) is torch.Tensor and inputs[0].ndim:
-        return batch_x, target, inputs[0].shape[0] or refuse_empty(inputs[0])
-    return batch_x, target, _weight(size, batch_x, target)
-
-
-def _weight(size: Callable[[Any, Any], Weight] | Weight | None, batch_x: Any, batch_y: Any) -> Weight:
-    if size is None:
-        return batch_size(batch_x, batch_y)
-    if callable(size):
-        only = isinstance(batch_x, TensorTuple) and len(batch_x) == 1
-        return size(batch_x[0] if only else batch_x, batch_y)
-    return size
+    if type(batch) is list and len(batch) == 2 and size is None and not whole:  # the default collate's, nearly always
+        first, target = batch
+        if type(first) is torch.Tensor is type(target) and first.ndim and (count := first.shape[0]):
+            if device is not None and (first.device != device or target.device != device):
+                first, target = to_device(first, device), to_device(target, device)
+            return TensorTuple((first,)), target, count
+    return split_any(batch, whole, device, size)

@@ -44,6 +44,8 @@ def bind_tasks(
                 type(task).__name__,
                 partial(_accepts, step),
             )
+        if trainer.compiled_step is not None:
+            step = trainer.compiled_step.of(step, stage, _is_default(step))
         task.bind(trainer, Bound(stage, source, slots, step))
 
 
@@ -63,8 +65,14 @@ def resolve_step(task: EpochTask, trainer: Any, stage: Stage, function: Any = No
 def _accepts(step: Any, keyword: str) -> bool:
     """Tell whether a step names `keyword` among its arguments."""
     parameters = inspect.signature(step).parameters
-    own = getattr(step, "__func__", None) not in (Steps.train_step, Steps.evaluate_step, Steps.predict_step)
-    return keyword in parameters or (own and any(p.kind is p.VAR_KEYWORD for p in parameters.values()))
+    return keyword in parameters or (
+        not _is_default(step) and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    )
+
+
+def _is_default(step: Any) -> bool:
+    """Tell whether a step is one of those that run where no other is written."""
+    return getattr(step, "__func__", None) in (Steps.train_step, Steps.evaluate_step, Steps.predict_step)
 
 
 def merge_tasks(tasks: Sequence[EpochTask], results: Sequence[Mapping[str, Any]], said: set[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import storage
 from .errors import (
@@ -23,12 +23,15 @@ from .errors import (
     StorageError,
     chain,
     did_you_mean,
+    refuse_unknown,
 )
 from .lock import FolderLock
 from .types import StateDict, Stateful
 
 SUFFIX = ".ckpt"
 _KIND = "deepepochs_like checkpoint"
+#: What to do where no checkpoint is valid.
+TO_DO = "put a good copy of one there, or move the folder away (or take another running_id) to begin anew"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,9 @@ class CheckpointStore:
         keep_best: int = 0,
         monitor: str | None = None,
         mode: str = "min",
+        **unknown: NoReturn,
     ) -> None:
+        refuse_unknown("CheckpointStore", unknown, CheckpointStore.__init__)
         for name, value, least in (("keep_last", keep_last, 2), ("keep_best", keep_best, 0)):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ArgumentTypeError(f"{name}={value!r}: an int is needed")
@@ -119,7 +124,8 @@ class CheckpointStore:
         self.folder = Path(os.path.abspath(folder))  # it stays there when the process goes elsewhere
         self.keep_last, self.keep_best, self.monitor, self.mode = keep_last, keep_best, monitor, mode
         self._lock = FolderLock(self.folder)
-        self._used = False
+        self._used = self._looked = False
+        self._beside: list[CheckpointStore] = []
 
     def save(
         self,
@@ -143,6 +149,7 @@ class CheckpointStore:
 
         Raises:
             StorageError: something can't be saved; the message says where it is. Nothing was written.
+            ArgumentError: the folder has later checkpoints that nobody has looked at: it is another run's.
             CheckpointError: the disk refuses; what was there before is as it was.
             RunLockedError: another process writes to this folder.
         """
@@ -154,6 +161,7 @@ class CheckpointStore:
             raise ArgumentTypeError(f"a dict of things by name is needed, not a {type(things).__name__}")
         content = {name: _state_of(thing) for name, thing in things.items()}
         numbers = {str(name): _number(name, value) for name, value in (figures or {}).items()}
+        self._refuse_earlier(step)
         self.open()
         path = self.folder / f"step-{step:012d}{suffix}{SUFFIX}"
         pinned = bool(pinned) or _is_pinned(path)
@@ -164,6 +172,22 @@ class CheckpointStore:
         self._used = True
         self.prune(entry)
         return entry
+
+    def _refuse_earlier(self, step: int) -> None:
+        """Refuse a first save behind checkpoints that nobody has asked for: they would be taken for newer ones."""
+        later = [] if self._used or self._looked else [e for e in self.entries() if e.step > step]
+        if later:
+            self._looked = False
+            raise ArgumentError(
+                f"step={step}: {self.folder} has checkpoints up to step {later[0].step}, which restore() would take "
+                "for newer: call restore() before, or take another folder"
+            )
+
+    def join(self, other: CheckpointStore) -> None:
+        """Write to the folder beside another store of this process: under its lock, and keeping what it keeps."""
+        self._lock = other._lock
+        self._beside = other._beside = other._beside or [other]
+        self._beside.append(self)
 
     def open(self) -> None:
         """Make the folder, take its lock and clear away what a killed save left; `save` does so by itself.
@@ -191,7 +215,7 @@ class CheckpointStore:
     def close(self) -> None:
         """Let others write to the folder."""
         self._lock.release()
-        self._used = False
+        self._used = self._looked = False
 
     def entries(self) -> list[Entry]:
         """All checkpoints whose description is intact, by step, the newest first; contents are not verified."""
@@ -199,7 +223,7 @@ class CheckpointStore:
 
     def survey(self) -> tuple[list[Entry], list[str]]:
         """All checkpoints whose description is intact, the newest first; and what is wrong with the other files."""
-        found = []
+        self._looked, found = True, []
         paths, wrong = self._named("")
         for path in paths:
             try:
@@ -298,9 +322,10 @@ class CheckpointStore:
         """
         entries = self.entries()
         others = [entry for entry in entries if entry.path != new.path]
-        kept = {new.path, *(e.path for e in others[: self.keep_last - 1])}
-        kept.update(e.path for e in entries if e.pinned)
-        kept.update(e.path for e in self.ranked(entries)[: self.keep_best])
+        kept = {new.path, *(e.path for e in entries if e.pinned)}
+        for store in self._beside or [self]:
+            kept.update(e.path for e in others[: store.keep_last - 1])
+            kept.update(e.path for e in store.ranked(entries)[: store.keep_best])
         gone = [entry.path for entry in entries if entry.path not in kept]
         if gone:
             storage.remove(gone)
@@ -386,4 +411,4 @@ def _number(name: str, value: Any) -> float:
 
 
 def _none_valid(folder: Path, wrong: list[str]) -> str:
-    return f"none of the checkpoints in {folder} is valid: {'; '.join(wrong)}"
+    return f"none of the checkpoints in {folder} is valid: {'; '.join(wrong)}; {TO_DO}"

@@ -104,6 +104,11 @@ def check_callback(callback: Any) -> None:
         raise ArgumentTypeError(f"callbacks: {callback!r} is no Callback; subclass deepepochs_like.Callback")
     if isinstance(callback.priority, bool) or not isinstance(callback.priority, (int, float)):
         raise ArgumentTypeError(f"{type(callback).__name__}: priority={callback.priority!r}: a number is needed")
+    both = ("state_dict", "load_state_dict")
+    own = [name for name in both if (method := getattr(callback, name, None)) is not None and not _unheard(method)]
+    if len(own) == 1:
+        other = both[own[0] == both[0]]
+        raise HookError(f"{type(callback).__name__} has {own[0]}, but no {other}: what is saved has to be loaded again")
     events = {method_of(event): event for event in EVENTS}
     for name in dir(callback):
         if not name.startswith("on_") or (method := getattr(callback, name, None)) is None:

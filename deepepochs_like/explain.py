@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .data import BatchSource
 from .events import EVENTS, by_priority, listens, method_of
 
 _HEADINGS = {
@@ -24,8 +25,8 @@ _HEADINGS = {
 }
 
 
-def explain_run(trainer: Any) -> str:
-    """Describe the run of a trainer as text: model, device, steps, and every hook in the order in which it fires."""
+def explain_run(trainer: Any, loaders: Sequence[Any] = ()) -> str:
+    """Describe the run of a trainer as text: model, device, steps, loaders, and every hook in the order it fires in."""
     sizes = {name: sum(p.numel() for p in handle.model.parameters()) for name, handle in trainer.models.items()}
     lines = [
         f"{name}: {type(trainer.models[name].model).__name__}, {count:,} parameters, on {trainer.device}"
@@ -39,8 +40,23 @@ def explain_run(trainer: Any) -> str:
     ]
     if trainer.accumulate > 1:
         lines.append(f"the weights are updated every {trainer.accumulate} batches")
+    if trainer.compile is not None:
+        lines.append(f"through torch.compile: {', '.join(f'{k}={v!r}' for k, v in trainer.compile.items())}")
+    lines += explain_loaders(trainer, loaders)
     lines.append("")
     return "\n".join(lines + explain_hooks(trainer.callbacks))
+
+
+def explain_loaders(trainer: Any, loaders: Sequence[Any]) -> list[str]:
+    """Say which way the batches of loaders take, and why; of none given, of those of the last run."""
+    sources = [BatchSource(loader, f"loader {number}") for number, loader in enumerate(loaders, 1)]
+    if not loaders:
+        sources = [task.source_of(stage) for stage, tasks in trainer.stage_tasks.items() for task in tasks]
+    lines = []
+    for source in sources:
+        source.columns()
+        lines.append(f"{source.name}: {source.path}")
+    return lines
 
 
 def explain_hooks(callbacks: Sequence[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -42,14 +43,23 @@ class Figures:
         self.returned: Mapping[str, Any] = {}
         for slot in slots:
             slot.reset()
+        #: The slots that take batches in: of those that would keep the same, the first does it for all.
+        leaders: dict[Any, Slot] = {}
+        for slot in slots:
+            leaders.setdefault(slot.family or id(slot), slot)
+        self._leaders = tuple(leaders.values())
+        self._followers = [(s, leaders[s.family]) for s in slots if s.family and leaders[s.family] is not s]
+        self._preparing: Sequence[Slot] = slots
 
     def take_outputs(self, preds: Any, targets: Any, weight: Weight) -> None:
         """Show a batch to the metrics, so that an error in one comes before the weights are updated."""
         if not self.batches:
             warn_broadcast(preds, targets, self.slots[0].said)
-        self.outputs, self.fed = Outputs(preds, targets, weight), self.slots
-        for slot in self.slots:
-            slot.prepare(self.outputs)
+        self.outputs, self.fed = Outputs(preds, targets, weight), self._leaders
+        if self._preparing:
+            for slot in self._preparing:
+                slot.prepare(self.outputs)
+            self._preparing = [slot for slot in self._preparing if slot.prepares]
 
     def take_patches(self, patches: Any, step: Any) -> None:
         """Merge what a step returned.
@@ -108,6 +118,11 @@ class Figures:
                 EngineWarning,
                 stacklevel=2,
             )
+        for leader in self._leaders:
+            if leader.family == "tensor":
+                leader.patch.join()
+        for slot, leader in self._followers:
+            slot.follow(leader)
         figures = self._read([*((s.name, s.patch) for s in self.slots if s.taken), *self.patches.items()])
         for slot in self.slots:
             slot.check_mean()
@@ -127,11 +142,10 @@ class Figures:
             add_named(figures, name, check_value(patch(), name))
         for saved in self._saved.values():  # of a task that was cut off behind its last batch: nothing is added to them
             figures.update(saved["value"] or {})
-        bad = self.losses.first_bad()
-        extra = [] if bad is None or not self.check_finite else [bad[0], bad[1]]
-        values, (first, value) = read_out(figures, extra)
-        if first is not None and first >= 0:
-            self._refuse(int(first), float(value))
+        values, marker = read_out(figures, self.losses.marker() if self.check_finite else None)
+        sign = values.get("loss", 0.0) if marker is None else marker
+        if self.check_finite and mean is not None and not math.isfinite(sign) and (bad := self.losses.first_bad()):
+            self._refuse(*bad)
         return {f"{self.prefix}{name}": number for name, number in values.items()} if self.prefix else values
 
     def _refuse(self, first: int, value: float) -> None:
@@ -157,7 +171,7 @@ class Figures:
                 add_named(value, name, check_value(patch(), name))
                 value = {key: number.tolist() for key, number in read_out(value)[0].items()}
             patches[name] = {"state": patch.state_dict(), "value": value}
-        slots = [slot.state_dict() for slot in self.slots]
+        slots = [slot.state_dict() if slot in self._leaders else None for slot in self.slots]
         return {"batches": self.batches, "loss": self.losses.state_dict(), "slots": slots, "patches": patches}
 
     def load_state_dict(self, state: StateDict, device: torch.device | None = None) -> None:

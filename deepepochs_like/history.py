@@ -101,17 +101,20 @@ class History(dict[str, dict[str, list[Any]]]):
         )
 
     def state_dict(self) -> StateDict:
-        """The figures as numbers and lists."""
+        """The figures as numbers and lists, and of what kind they are where that is not what is made of those."""
         figures = {s: {n: [_plain(v) for v in values] for n, values in f.items()} for s, f in self.items()}
         of = {s: {n: list(e) for n, e in names.items()} for s, names in self._of.items()}
-        return {"figures": figures, "epochs": {s: list(e) for s, e in self.epochs.items()}, "of": of}
+        kinds = {s: {n: k for n, v in f.items() if (k := [_kind(x) for x in v]) != _kinds(v)} for s, f in self.items()}
+        return {"figures": figures, "epochs": {s: list(e) for s, e in self.epochs.items()}, "of": of, "kinds": kinds}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Replace everything by what `state_dict` returned."""
         self.clear()
-        self.update(
-            {s: {n: [_array(v) for v in values] for n, values in f.items()} for s, f in state["figures"].items()}
-        )
+        kinds = state.get("kinds", {})
+        for stage, figures in state["figures"].items():
+            for name, values in figures.items():
+                of = kinds.get(stage, {}).get(name) or [None] * len(values)
+                self.setdefault(stage, {})[name] = [_array(v, k) for v, k in zip(values, of, strict=True)]
         self.epochs = {s: list(e) for s, e in state["epochs"].items()}
         self._of = {s: {n: list(e) for n, e in names.items()} for s, names in state["of"].items()}
 
@@ -125,5 +128,16 @@ def as_figures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _array(value) for name, value in values.items()}
 
 
-def _array(value: Any) -> Any:
-    return np.asarray(value) if isinstance(value, list) else np.float64(value)
+def _array(value: Any, kind: str | None = None) -> Any:
+    if isinstance(value, list) or kind:
+        return np.asarray(value, kind)[()]
+    return np.float64(value)
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, (np.ndarray, np.generic)) else "float64"
+
+
+def _kinds(values: list[Any]) -> list[str]:
+    """What the values would be that are made of plain numbers and lists."""
+    return [_kind(_array(_plain(value))) for value in values]

@@ -11,13 +11,15 @@ from .errors import UnknownFigureError, did_you_mean
 class LazyFigures(Mapping[str, Any]):
     """A read-only mapping of figures that are computed when one of them is first read."""
 
-    def __init__(self, compute: Callable[[], dict[str, Any]]) -> None:
-        self._compute = compute
+    __slots__ = ("_compute", "_figures", "_given")
+
+    def __init__(self, compute: Callable[..., dict[str, Any]], *given: Any) -> None:
+        self._compute, self._given = compute, given
         self._figures: dict[str, Any] | None = None
 
     def _read(self) -> dict[str, Any]:
         if self._figures is None:
-            self._figures = self._compute()
+            self._figures = self._compute(*self._given)
         return self._figures
 
     def __getitem__(self, name: str) -> Any:

@@ -38,7 +38,9 @@ def load_deepepochs(trainer: Any, path: str | os.PathLike[str]) -> None:
         epoch = _load_file(trainer, path)
     progress = trainer.progress
     progress.epoch, progress.stage, progress.task, progress.batch = epoch + 1, "", 0, 0
-    trainer.pending = None  # what an earlier load_state_dict left to restore belongs to another state
+    trainer.pending = trainer.progress.left = (
+        None  # what an earlier load_state_dict left to restore belongs to another state
+    )
 
 
 def _load_file(trainer: Any, path: Path) -> int:

@@ -51,8 +51,8 @@ class FolderLock:
             holder = "another process" if file is None else _holder(file.fileno())
             self.release()
             raise RunLockedError(
-                f"{self.path.parent} is in use by {holder}; two cannot write to it: wait for it to end, or take "
-                "another name"
+                f"{self.path.parent} is in use by {holder}; two cannot write to it: wait for it to end, or write to "
+                "another folder (that of another running_id, for a Trainer's run)"
             ) from None
         except OSError as error:
             self.release()

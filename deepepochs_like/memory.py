@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from . import storage
 from .checkpoint import CheckpointStore, entry_of
-from .errors import ArgumentError, CheckpointError
+from .errors import ArgumentError, CheckpointError, StateError
 from .explain import explain_run
 from .legacy import load_deepepochs
+from .plan import trained_modules
 from .resume import run_folder
 from .run import CHECKPOINTS, RunFolder
-from .state import load_trainer_state, trainer_state
+from .state import check_module, load_trainer_state, trainer_state
 from .types import StateDict
-from .weights import WeightsReport, load_weights, save_weights
+from .weights import (
+    WeightsReport,
+    load_weights,
+    read_content,
+    save_weights,
+    take_weights,
+    weights_in,
+    with_metadata,
+)
 
 
 class Memory:
@@ -25,12 +39,20 @@ class Memory:
     model: Any
     callbacks: Any
     progress: Any
+    loss: Any
+    running: str
     run_folder: RunFolder | None
     aside: Aside | None
+    #: The folder in which runs lie as it was named when one was opened, and where that was then.
+    run_root: tuple[Path, Path] | None = None
 
-    def explain(self) -> None:
-        """Print what a run consists of: model, device, and every hook in the order in which it fires."""
-        self.print(explain_run(self))
+    def explain(self, *loaders: Any) -> None:
+        """Print what a run consists of: model, optimizers, the way batches take, and who listens to what, in order.
+
+        Args:
+            *loaders: the loaders to speak of; by default those of the last run.
+        """
+        self.print(explain_run(self, loaders))
 
     def state_dict(self) -> StateDict:
         """All that a run needs to go on as if nothing had happened, also in the middle of an epoch.
@@ -38,7 +60,15 @@ class Memory:
         Models, loss, optimizers, schedulers, callbacks, history, progress, the figures of an epoch in progress, an open
         accumulation window with its gradients, loaders and generators: tensors, numbers, strings and containers of
         them, which load with ``weights_only=True``. Tensors are the live ones: copy or save them before going on.
+
+        Raises:
+            StateError: within `validate`, `test` or `predict`, from where no training could go on.
         """
+        if self.running not in ("", "fit"):
+            raise StateError(
+                f"within {'validate' if self.running == 'val' else self.running}() there is no state that training "
+                "could go on from: take it in a hook of fit itself, or when the evaluation is over"
+            )
         return trainer_state(self)
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -54,6 +84,7 @@ class Memory:
         """Write the whole state to a file of your choice, sealed like those of `Checkpoint`.
 
         Raises:
+            StateError: within `validate`, `test` or `predict`.
             CheckpointError: the disk refuses; a file that was there before is as it was.
         """
         about = {"kind": "deepepochs_like checkpoint", "format": 1, "pinned": False, "figures": {}, "time": 0.0}
@@ -117,14 +148,30 @@ class Memory:
             StateError: they do not fit; the model is as it was.
         """
         path = self._checkpoint(which) if which in ("best", "last") else Path(which)
-        aside = Aside(self.model.model) if self.aside is None or self.aside.changed() else self.aside
-        load_weights(self.model.model, path)
+        aside = Aside(trained_modules(self)) if self.aside is None or self.aside.changed() else self.aside
+        content = read_content(path)
+        state, loss = weights_in(content), self.loss.function
+        if not state:
+            raise StateError(f"{path} holds no weights by name")
+        of_loss = content.get("loss") if isinstance(content, Mapping) and isinstance(loss, nn.Module) else None
+        if not isinstance(of_loss, Mapping):
+            take_weights(self.model.model, state, str(path))
+        else:
+            before = deepcopy(loss.state_dict())
+            try:
+                check_module("loss", loss, of_loss)
+                loss.load_state_dict(of_loss)
+                take_weights(self.model.model, state, str(path))  # which puts the model's back by itself
+            except BaseException:
+                loss.load_state_dict(before)
+                raise
         aside.look()
         self.aside = aside
 
     def _checkpoint(self, which: Any) -> Path:
-        keeper = next((c for c in self.callbacks if getattr(c, "keeps_checkpoints", False)), None)
-        store = keeper.store_of(self) if keeper is not None else None
+        keepers = [c for c in self.callbacks if getattr(c, "keeps_checkpoints", False)]
+        keepers.sort(key=lambda c: getattr(c, "monitor", None) is None)  # of several the first that tells a best
+        store = keepers[0].store_of(self) if keepers else None
         if store is None:
             raise ArgumentError(
                 f"weights={which!r}: no callback keeps checkpoints of this run; add Checkpoint(...), or pass a path"
@@ -140,24 +187,35 @@ class Memory:
 class Aside:
     """The weights of training, kept while others are looked at."""
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.state = {name: value.detach().clone() for name, value in _tensors(module).items()}
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.modules = modules
+        self.states = [with_metadata({k: _kept(v) for k, v in s.items()}, _noted(s)) for s in self._now()]
         self.look()
+
+    def _now(self) -> list[dict[str, Any]]:
+        return [module.state_dict() for module in self.modules]
+
+    def _versions(self) -> list[dict[str, int]]:
+        return [{name: v._version for name, v in s.items() if isinstance(v, torch.Tensor)} for s in self._now()]
 
     def look(self) -> None:
         """Remember the weights as they are now, by their version."""
-        self.versions = {name: value._version for name, value in _tensors(self.module).items()}
+        self.versions = self._versions()
 
     def changed(self) -> bool:
         """Whether somebody has changed the weights since."""
-        return self.versions != {name: value._version for name, value in _tensors(self.module).items()}
+        return self.versions != self._versions()
 
     def put_back(self) -> None:
-        """Give the module the weights of training again, unless somebody has changed what was looked at."""
+        """Give the modules the weights of training again, unless somebody has changed what was looked at."""
         if not self.changed():
-            self.module.load_state_dict(self.state, strict=False)
+            for module, state in zip(self.modules, self.states, strict=True):
+                module.load_state_dict(state, strict=False)
 
 
-def _tensors(module: Any) -> dict[str, Any]:
-    return {name: value for name, value in module.state_dict().items() if hasattr(value, "_version")}
+def _kept(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
+
+
+def _noted(state: Any) -> Any:
+    return getattr(state, "_metadata", None)

@@ -10,7 +10,8 @@ is 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,17 +25,17 @@ AVERAGES = ("micro", "macro", "weighted")
 IGNORED = -100
 
 
-def to_labels(preds: Tensor, targets: Tensor) -> Tensor:
-    """Return predicted class labels of the targets' shape; scores are reduced by argmax over dimension 1.
+def check_labels(preds: Tensor, targets: Tensor) -> bool:
+    """Tell whether predictions are scores (by which shapes go together), or labels.
 
     Raises:
         MetricError: the shapes do not go together, or the predictions are one floating score per target, of which one
             cannot tell whether it is a probability or a logit: pass labels, e.g. ``(scores > 0.5).long()``.
     """
     if preds.ndim == targets.ndim + 1 and preds.shape[1] > 1 and preds.shape[:1] + preds.shape[2:] == targets.shape:
-        return preds.argmax(1)
+        return True
     if preds.shape == targets.shape and not preds.is_floating_point():
-        return preds.long()
+        return False
     why = (
         "one floating score per target may be a probability or a logit: pass labels, e.g. (scores > 0.5).long()"
         if preds.is_floating_point() and preds.numel() == targets.numel()
@@ -45,10 +46,20 @@ def to_labels(preds: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def confusion_counts(preds: Tensor, targets: Tensor, num_classes: int | None = None) -> Tensor:
+def to_labels(preds: Tensor, targets: Tensor) -> Tensor:
+    """Return predicted class labels of the targets' shape; scores are reduced by argmax over dimension 1.
+
+    Raises:
+        MetricError: see `check_labels`.
+    """
+    return preds.argmax(1) if check_labels(preds, targets) else preds.long()
+
+
+def confusion_counts(preds: Tensor, targets: Tensor, num_classes: int | None = None, look: bool = False) -> Tensor:
     """Count (target, prediction) pairs into C*C bins, and pairs out of range into one more; nothing is read back.
 
-    Only predictions given as labels without `num_classes` are looked at, to learn how many classes there are.
+    Only predictions given as labels without `num_classes` are looked at, to learn how many classes there are. With
+    `look` targets on the CPU are, too: where all are in range, it takes a third of the operations.
     """
     labels = to_labels(preds, targets).flatten()
     scores, targets = preds.ndim > targets.ndim, targets.flatten().long()
@@ -57,6 +68,10 @@ def confusion_counts(preds: Tensor, targets: Tensor, num_classes: int | None = N
     elif num_classes is None:
         seen = labels.numel() and labels.device.type != "meta"
         num_classes = max(int(torch.cat((labels, targets)).max()) + 1 if seen else 0, 2)
+    if look and scores and targets.device.type == "cpu" and targets.numel():
+        low, high = (end.item() for end in torch.aminmax(targets))
+        if low >= 0 and high < num_classes:
+            return torch.bincount(torch.add(labels, targets, alpha=num_classes), minlength=num_classes**2 + 1)
     inside = (targets >= 0) & (targets < num_classes) & (labels >= 0) & (labels < num_classes)
     bins = torch.where(inside, targets * num_classes + labels, num_classes**2)
     counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=preds.device)
@@ -93,7 +108,7 @@ def confusion_matrix(preds: Tensor, targets: Tensor, num_classes: int | None = N
         >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])).tolist()
         [[1, 1], [0, 1]]
     """
-    return matrix_of(confusion_counts(preds, targets, num_classes))
+    return matrix_of(confusion_counts(preds, targets, num_classes, look=True))
 
 
 def accuracy(preds: Tensor | None = None, targets: Tensor | None = None, conf_mat: Tensor | None = None) -> Tensor:
@@ -166,6 +181,16 @@ def fbeta(
     )
 
 
+def of_matrix(metric: Any) -> Callable[[Tensor], Any] | None:
+    """What computes a metric from a confusion matrix that is there already, where it would make one of its own."""
+    if isinstance(metric, partial) and metric.args:
+        return None
+    function = metric.func if isinstance(metric, partial) else metric
+    if function is confusion_matrix and function is metric:
+        return lambda matrix: matrix.clone()
+    return (lambda matrix: metric(conf_mat=matrix)) if function in (precision, recall, f1, fbeta) else None
+
+
 def _matrix(preds: Tensor | None, targets: Tensor | None, conf_mat: Tensor | None) -> Tensor:
     """The confusion matrix in float64, from whichever of the two was given."""
     if conf_mat is None:
@@ -191,12 +216,13 @@ def _averaged(matrix: Tensor, average: str, parts: _Parts) -> Tensor:
             return _ratio(top[1], bottom[1])
         return _ratio(top.sum(), bottom.sum())
     each = _ratio(top, bottom)
-    weights = actual if average == "weighted" else ((predicted + actual) > 0).to(matrix.dtype)
-    return _ratio((each * weights).sum(), weights.sum())
+    if average == "weighted":
+        return _ratio((each * actual).sum(), actual.sum())
+    return _ratio(each.sum(), ((predicted + actual) > 0).sum())  # of a class that does not occur, it is 0
 
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
-    return torch.where(bottom > 0, top / torch.where(bottom > 0, bottom, 1), 0)
+    return torch.where(bottom > 0, top / bottom, 0)
 
 
 if TYPE_CHECKING:

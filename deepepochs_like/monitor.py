@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .display.words import direction
-from .errors import ArgumentError, ArgumentTypeError, UnknownFigureError, did_you_mean
+from .errors import ArgumentError, ArgumentTypeError, UnknownFigureError, did_you_mean, nearest
+
+#: Figures that most runs have, for suggestions.
+_COMMON = ("loss", "accuracy", "error", "precision", "recall", "f1", "auroc", "perplexity")
 
 
 class Monitor:
@@ -37,8 +40,11 @@ class Monitor:
             raise ArgumentError(f"mode={mode!r}: 'min' or 'max' is needed{did_you_mean(str(mode), ['min', 'max'])}")
         told = {-1: "min", 1: "max", 0: None}[direction(self.name)]
         if mode is None and told is None:
+            stage, _, figure = self.name.rpartition("/")
+            meant = nearest(figure, _COMMON, cutoff=0.75)
+            hint = f"; did you mean {f'{stage}/{meant}'.lstrip('/')!r}? If not," if meant and stage else ";"
             raise ArgumentError(
-                f"monitor={self.name!r}: its name does not say what is better; pass mode='min' or 'max'"
+                f"monitor={self.name!r}: its name does not say what is better{hint} pass mode='min' or 'max'"
             )
         self.mode: str = mode or told or "min"
 
@@ -52,6 +58,7 @@ class Monitor:
 
         Raises:
             UnknownFigureError: the function asked for a figure that is not there.
+            ArgumentTypeError: it returned something other than a number.
         """
         if isinstance(self.what, str):
             return {}
@@ -64,7 +71,12 @@ class Monitor:
             raise UnknownFigureError(
                 f"monitor={self.name}: there is no figure {error}; there are {', '.join(there)}"
             ) from error
-        return {self.name: float(value)}
+        try:
+            return {self.name: float(value)}
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentTypeError(
+                f"monitor={self.name}: the function returned {value!r:.80}; a number is needed"
+            ) from error
 
     def check(self, trainer: Any, figures: Mapping[str, float]) -> None:
         """Raise `UnknownFigureError` where the epoch should have the figure, and has it not."""

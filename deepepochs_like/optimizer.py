@@ -8,11 +8,24 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .bare import bare_step
 from .errors import ArgumentError, ArgumentTypeError, StateError, did_you_mean
 from .types import StateDict
 
 #: What schedulers add to an optimizer's groups; it says nothing about which optimizer it is.
 _OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+#: What torch's own optimizers keep per parameter, in its shape; others, and other states, have any shape.
+_SHAPED = {
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "exp_inf",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "acc_delta",
+}
+_SHAPED |= {"sum", "ax", "prev"}
 
 
 class Optimizer:
@@ -70,6 +83,8 @@ class Optimizer:
             )
         self.opt, self.scheduler = opt, scheduler
         self.sched_on, self.sched_with_loss, self.monitor = sched_on, sched_with_loss, monitor
+        #: Its step without what torch puts around it, where that is known.
+        self.bare = bare_step(opt)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -146,9 +161,14 @@ class Optimizer:
             has, state_has = ("no scheduler", "one") if self.scheduler is None else ("a scheduler", "none")
             raise StateError(f"{where} has {has}; the state has {state_has}")
         parameters = [p for g in self.opt.param_groups for p in g["params"]]
+        shaped = _SHAPED if type(self.opt).__module__.startswith("torch.optim.") else set()
         for index, saved in state["opt"]["state"].items():
+            if index not in range(len(parameters)):
+                raise StateError(
+                    f"{where}: the state is damaged: of {len(parameters)} parameters it has number {index}"
+                )
             for key, value in saved.items():
-                if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameters[index].shape:
+                if key in shaped and isinstance(value, torch.Tensor) and value.shape != parameters[index].shape:
                     raise StateError(
                         f"{where}: {key!r} of parameter {index} has shape {tuple(value.shape)} in the state; "
                         f"the parameter has {tuple(parameters[index].shape)}"

@@ -13,8 +13,10 @@ from torch import nn
 from .binding import bind_tasks, resolve_step
 from .checks import check_count
 from .errors import ArgumentError, ArgumentTypeError, EngineWarning
+from .fits import begin, passed_over, take_up
+from .history import History
 from .progress import Progress
-from .resume import open_run
+from .resume import close_run, open_run
 from .task import EpochTask, Steps, listify
 from .types import Stage
 
@@ -32,6 +34,8 @@ class Plan:
     epochs: int = 0
     #: How much history there was before.
     before: dict[str, dict[str, int]] = field(default_factory=dict)
+    #: The run's history, where this fit had ended before the checkpoint was taken, and there is nothing to do.
+    passed: History | None = None
 
     @property
     def stages(self) -> dict[str, list[EpochTask]]:
@@ -44,8 +48,9 @@ class Plan:
         return self.val_every_steps is not None
 
     def done(self, progress: Progress) -> bool:
-        """Whether nothing is left to train."""
-        return progress.epoch >= self.until_epoch or progress.step >= self.until_step
+        """Whether nothing is left to train; with an epoch open, whether that was not asked for."""
+        enough = progress.step > self.until_step if progress.opened else progress.step >= self.until_step
+        return progress.epoch >= self.until_epoch or enough
 
     def limit(self, progress: Progress) -> float:
         """The update of the weights at which the training part of this epoch ends."""
@@ -140,12 +145,26 @@ def plan_fit(
         for stage, part in parts
     )
     _check_amounts(train, val_freq, epochs, max_steps, val_every_steps)
-    open_run(trainer)  # the last that can fail; what follows only counts
-    plan = Plan(train, val, val_freq, math.inf)
-    plan.before = {} if trainer.pending or trainer.resuming else trainer.history.lengths()
-    if max_steps is None:
-        return _plan_epochs(trainer, plan, epochs)
-    return _plan_steps(trainer, plan, max_steps, val_every_steps)
+    before = trainer.run_folder
+    try:
+        open_run(trainer)  # the last that can fail, but for warnings that are errors; what follows only counts
+        plan = Plan(train, val, val_freq, math.inf)
+        asked = {"epochs": trainer.epochs if epochs is None and max_steps is None else epochs, "max_steps": max_steps}
+        if (history := passed_over(trainer, asked)) is not None:
+            close_run(trainer)
+            plan.passed = history
+            return plan
+        take_up(trainer, plan.stages)
+        here = trainer.pending is not None and "here" in trainer.pending
+        plan.before = {} if (trainer.pending and not here) or trainer.resuming else trainer.history.lengths()
+        base = begin(trainer, asked)
+        if max_steps is None:
+            return _plan_epochs(trainer, plan, epochs, base)
+        return _plan_steps(trainer, plan, max_steps, val_every_steps, base)
+    except BaseException:
+        if trainer.run_folder is not before:
+            close_run(trainer)
+        raise
 
 
 def _check_amounts(
@@ -171,30 +190,34 @@ def _check_amounts(
         )
 
 
-def _begun(trainer: Any) -> tuple[int, int, bool]:
-    """The epochs and updates that are done, and whether a former run is gone on with."""
+def _done(trainer: Any) -> tuple[int, int]:
+    """The epochs and updates that are done."""
     if trainer.resuming is not None:
         done = trainer.resuming["progress"]
-        return done["epoch"], done["step"], True
-    return trainer.progress.epochs_done, trainer.progress.step, trainer.pending is not None
+        return done["epoch"], done["step"]
+    return trainer.progress.epochs_done, trainer.progress.step
 
 
-def _plan_epochs(trainer: Any, plan: Plan, epochs: int | None) -> Plan:
-    """Plan so many more epochs; or, without a number or behind a state, those of the run as a whole."""
-    done, _, resumed = _begun(trainer)
-    count = trainer.epochs if epochs is None else epochs
-    plan.until_epoch = plan.epochs = count if epochs is None or resumed else done + count
-    if epochs is None and not resumed and plan.epochs <= done > 0:
+def _plan_epochs(trainer: Any, plan: Plan, epochs: int | None, base: tuple[int, int] | None) -> Plan:
+    """Plan so many more epochs, counted from where a fit that is gone on with began; or those of the run as a whole."""
+    done, _ = _done(trainer)
+    start = done if base is None else base[0]
+    plan.until_epoch = plan.epochs = trainer.epochs if epochs is None else start + epochs
+    if plan.epochs <= done > 0 and base is not None and trainer.verbose:
+        trainer.print(f"nothing to do: {done} epochs are done, and {plan.epochs} were asked for")
+    elif epochs is None and base is None and plan.epochs <= done > 0:
         message = f"fit has nothing to do: {done} of {plan.epochs} epochs are done; fit(..., epochs=k) runs k more"
         warnings.warn(message, EngineWarning, stacklevel=4)
     return plan
 
 
-def _plan_steps(trainer: Any, plan: Plan, max_steps: int, val_every_steps: int | None) -> Plan:
-    """Plan so many more updates of the weights; or, behind a state, those of the run as a whole."""
-    epochs_done, step, resumed = _begun(trainer)
+def _plan_steps(
+    trainer: Any, plan: Plan, max_steps: int, val_every_steps: int | None, base: tuple[int, int] | None
+) -> Plan:
+    """Plan so many more updates of the weights, counted from where a fit that is gone on with began."""
+    epochs_done, step = _done(trainer)
     plan.val_every_steps = val_every_steps
-    plan.until_step = max_steps if resumed else step + max_steps
+    plan.until_step = (step if base is None else base[1]) + max_steps
     length = plan.train[0].source_of("train").length
     per_round = val_every_steps or (math.ceil(length / trainer.accumulate) if length else None)
     rounds = math.ceil((plan.until_step - step) / per_round) if per_round else 1

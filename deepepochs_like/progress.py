@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from .types import StateDict
 
 
 @dataclass
@@ -19,6 +21,9 @@ class Progress:
         batch: batches of the task completed in this epoch.
         begun: whether the task has figures of this epoch.
         updated: whether an optimizer has stepped since the batch began.
+        opened: the epoch in progress, as it was in the state that it goes on from.
+        left: the epoch that a fit left open, for the next one.
+        fits: the fits of the run, the last being the one in progress: where each began and what it was asked for.
     """
 
     epoch: int = 0
@@ -29,6 +34,9 @@ class Progress:
     batch: int = 0
     begun: bool = False
     updated: bool = False
+    opened: StateDict | None = field(default=None, repr=False, compare=False)
+    left: StateDict | None = field(default=None, repr=False, compare=False)
+    fits: list[StateDict] = field(default_factory=list, repr=False)
 
     @property
     def epochs_done(self) -> int:
@@ -39,7 +47,7 @@ class Progress:
         """Begin a fit: a fresh one begins an epoch, whatever the last one left open."""
         if fresh:
             self.epoch, self.began = self.epochs_done, self.step
-        self.stage, self.begun, self.updated = "", False, False
+        self.stage, self.begun, self.updated, self.opened = "", False, False, None
 
     def count(self, *ignored: Any) -> None:
         """Note that an optimizer has really stepped, whoever called it: every optimizer of a run calls this."""

@@ -11,24 +11,24 @@ import torch
 from .types import wide
 
 
-def read_out(figures: Mapping[str, Any], extra: Sequence[torch.Tensor] = ()) -> tuple[dict[str, Any], tuple[Any, Any]]:
+def read_out(figures: Mapping[str, Any], extra: torch.Tensor | None = None) -> tuple[dict[str, Any], Any]:
     """Turn figures into NumPy values, reading all 0-dimensional tensors at once.
 
     Args:
         figures: numbers and tensors by name.
-        extra: two more 0-dimensional tensors to be read along, or none.
+        extra: one more 0-dimensional tensor to be read along, or None.
 
     Returns:
-        The values by name (float64 scalars; arrays for tensors with dimensions), and the two extra numbers or Nones.
+        The values by name (float64 scalars; arrays for tensors with dimensions), and the extra number or None.
         What lives on the meta device has no value: it reads as NaN.
     """
     scalars = {name: v for name, v in figures.items() if isinstance(v, torch.Tensor) and v.ndim == 0}
     by_device: dict[torch.device, list[torch.Tensor]] = {}
-    for tensor in [*scalars.values(), *extra]:
+    for tensor in [*scalars.values(), *([] if extra is None else [extra])]:
         by_device.setdefault(tensor.device, []).append(tensor.detach())
     read = {device: iter(_numbers(tensors, device)) for device, tensors in by_device.items()}
     numbers = {name: next(read[tensor.device]) for name, tensor in scalars.items()}
-    first, value = (next(read[t.device]) for t in extra) if extra else (None, None)
+    number = None if extra is None else next(read[extra.device])
     values: dict[str, Any] = {}
     for name, figure in figures.items():
         if name in numbers:
@@ -38,7 +38,7 @@ def read_out(figures: Mapping[str, Any], extra: Sequence[torch.Tensor] = ()) -> 
         else:
             array = np.asarray(figure)
             values[name] = np.float64(array) if array.ndim == 0 else array
-    return values, (first, value)
+    return values, number
 
 
 def _array(tensor: torch.Tensor) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import CheckpointStore, Entry, entry_of
-from .errors import ArgumentError, ArgumentTypeError, CheckpointError
+from .errors import ArgumentError, ArgumentTypeError, CheckpointError, did_you_mean
 from .run import RunFolder, check_id, find_path, legacy_hint, newest_run
 from .types import StateDict
 
@@ -78,7 +78,9 @@ def root_of(trainer: Any) -> Path:
     others = {path: name for path, name in named.items() if path != str(Path(ROOT))} or named
     if len(others) > 1:
         raise ArgumentError(f"a run lies in one folder; there are {', '.join(others.values())}")
-    return Path(next(iter(others), ROOT))
+    root = Path(next(iter(others), ROOT))
+    # A relative one is where it was when a run was opened in it, wherever the process has gone since.
+    return trainer.run_root[1] if trainer.run_root and trainer.run_root[0] == root else root
 
 
 def open_run(trainer: Any) -> None:
@@ -98,8 +100,11 @@ def open_run(trainer: Any) -> None:
     where = _where(trainer, resume)
     folder = run_folder(trainer) or (RunFolder(where[1].parent, where[1].name) if where[1] else None)
     folder = folder or RunFolder(root_of(trainer), None)
+    named = root_of(trainer)
     if trainer.main_process:
         folder.open()
+    if not named.is_absolute():
+        trainer.run_root = named, Path(os.path.abspath(named))
     try:
         found = _read(resume, where[0]) if where[0] is not None else None
         step = found.entry.step if found else trainer.progress.step
@@ -114,6 +119,16 @@ def open_run(trainer: Any) -> None:
     if found and trainer.verbose:
         done = f"{found.entry.epoch} epochs and {found.entry.step} updates are done"
         trainer.print(f"going on from {found.entry.path}: {done}")
+
+
+def advice(trainer: Any) -> str:
+    """What to do about a state of a run that does not fit the trainer that is to go on from it."""
+    entries = CheckpointStore(trainer.run_folder.checkpoints).entries() if trainer.run_folder else []
+    path = str(entries[0].path) if entries else "<its checkpoint>"
+    return (
+        "to go on with this run, build the trainer as it was, with its model, optimizer and callbacks; to begin "
+        f"another, take another running_id: trainer.load_weights({path!r}, strict=False) gives it the weights that fit"
+    )
 
 
 def close_run(trainer: Any) -> None:
@@ -136,10 +151,13 @@ def _where(trainer: Any, resume: Any) -> tuple[Path | None, Path | None]:
     name = trainer.running_id if resume == "auto" else resume
     folder = RunFolder(root, name)
     if resume == "auto":
+        hint = legacy_hint(folder.path) if trainer.pending is None and not trainer.progress.epochs_done else ""
+        if hint and CheckpointStore(folder.checkpoints).survey() == ([], []):
+            raise CheckpointError(f"resume='auto': {folder.path} holds no checkpoints of this library{hint}")
         return folder.checkpoints, folder.path
     if not folder.path.is_dir():
         there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        known = f"; there are {', '.join(there[-5:])}" if there else ""
+        known = did_you_mean(str(name), ["auto", *there]) + (f"; there are {', '.join(there[-5:])}" if there else "")
         raise CheckpointError(f"resume={name!r}: there is no run {folder.path}{known}")
     if CheckpointStore(folder.checkpoints).survey() == ([], []):
         raise CheckpointError(f"resume={name!r}: {folder.path} holds no checkpoints{legacy_hint(folder.path)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import storage
-from .checkpoint import SUFFIX, CheckpointStore, Entry
+from .checkpoint import SUFFIX, TO_DO, CheckpointStore, Entry
 from .errors import ArgumentError, ArgumentTypeError, CheckpointError
 from .lock import FolderLock
 
@@ -71,9 +71,14 @@ class RunFolder:
     """
 
     def __init__(self, root: Path, name: str | None) -> None:
-        self.root, self.named = root, name is not None
+        self.root = Path(os.path.abspath(root))  # it stays there when the process goes elsewhere
+        self.named = name is not None
         self.name = new_id() if name is None else name
         self._lock: FolderLock | None = None
+        #: Those that write to its checkpoints while it is open, each with rules of its own for what to keep.
+        self.stores: list[CheckpointStore] = []
+        #: The position of the run that was saved last, and by which of them.
+        self.saved: tuple[Any, Any] = (None, None)
 
     @property
     def path(self) -> Path:
@@ -102,7 +107,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others have it."""
-        lock, self._lock = self._lock, None
+        lock, self._lock, self.stores, self.saved = self._lock, None, [], (None, None)
         if lock is not None:
             lock.release()
 
@@ -131,7 +136,7 @@ def newest_run(root: Path) -> tuple[Path, Entry, Any] | None:
         if found is not None:
             return folder, *found
     if wrong:
-        raise CheckpointError(f"none of the checkpoints under {root} is valid: {'; '.join(wrong)}")
+        raise CheckpointError(f"none of the checkpoints under {root} is valid: {'; '.join(wrong)}; {TO_DO}")
     return None
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from .callbacks.stop_file import StopFile
-from .errors import EngineWarning, HookError, NonFiniteLossError, StopLoopException, add_note, chain
+from .data.workers import WatchfulIterator
+from .errors import EngineWarning, HookError, NonFiniteLossError, StateError, StopLoopException, add_note, chain
 from .events import EVENTS, check_callback, method_of
-from .hooks import Hooks, fire
+from .hooks import Hooks, Listeners, fire
 from .plan import drop_gradients, trained_modules
-from .resume import close_run
-from .signals import Interruptions
+from .resume import advice, close_run
+from .signals import SIGNALS, Interruptions
 from .task import EpochTask
 
 ANSWERS = ("skip_batch", "stop")
@@ -46,24 +47,24 @@ class RunScope:
     def _resolve(self) -> Hooks:
         """Check the callbacks, also those that came after the trainer was made, and find out who listens to what."""
         trainer = self.trainer
-        try:
-            for callback in trainer.callbacks:
-                check_callback(callback)
-            return Hooks(listeners_of(trainer) if self.name == "fit" else trainer.callbacks)
-        except BaseException:
-            if self.name == "fit":
-                close_run(trainer)
-            raise
+        for callback in trainer.callbacks:
+            check_callback(callback)
+        return Hooks(listeners_of(trainer) if self.name == "fit" else trainer.callbacks)
 
     def __enter__(self) -> RunScope:
         trainer = self.trainer
         # What can fail comes first, so that a run that cannot begin leaves everything as it was.
-        hooks = self._resolve()
-        if self.name == "fit" and trainer.aside is not None:
-            trainer.aside.put_back()
-            trainer.aside = None
-        if self.name == "fit" and trainer.pending is None:
-            drop_gradients(trainer)
+        try:
+            hooks = self._resolve()
+            if self.name == "fit" and trainer.aside is not None:
+                trainer.aside.put_back()
+                trainer.aside = None
+            if self.name == "fit" and trainer.pending is None:
+                drop_gradients(trainer)
+        except BaseException:  # a warning, where those are errors, among them
+            if self.name == "fit":
+                close_run(trainer)
+            raise
         self.outer = {name: getattr(trainer, name) for name in self.OWN}
         self._modes = [(m, m.training) for module in trained_modules(trainer) for m in module.modules()]
         self._forward = [(h, h.before, h.after) for h in (trainer.model, *trainer.models.values())]
@@ -155,12 +156,23 @@ class Guard:
         if isinstance(error, StopLoopException):
             self.trainer.stop(str(error) or "StopLoopException")
             return True
+        if _ended_with_the_workers(error, self.trainer):
+            return True
         if self.trainer.answered is error:  # in a batch, where the answer was to let it leave
             return False
         if ask(self.trainer, error) == "stop":
             self.trainer.stop(f"on_exception: {type(error).__name__}: {error}")
             return True
         return False
+
+
+def _ended_with_the_workers(error: BaseException, trainer: Any) -> bool:
+    """Whether a signal has asked the run to stop, and has ended loading processes before their next batch was there."""
+    if not isinstance(error, RuntimeError) or trainer.stop_reason not in {number.name for number in SIGNALS}:
+        return False
+    codes = [frame.f_code for frame in _frames(error)]
+    loading = WatchfulIterator._get_data.__code__ in codes or WatchfulIterator.__init__.__code__ in codes
+    return "DataLoader worker" in str(error) and loading and codes.count(EpochTask.run.__code__) < 2
 
 
 def listeners_of(trainer: Any) -> list[Any]:
@@ -204,6 +216,22 @@ def ask(trainer: Any, error: BaseException, in_batch: bool = False) -> str | Non
     return "skip_batch" if "skip_batch" in answers else None
 
 
+def fire_each(trainer: Any, listeners: Listeners, **arguments: Any) -> None:
+    """Call the listeners of an event, of which one that wants to end the run does not keep it from the others.
+
+    An error leaves, unless on_exception answers 'stop' to it.
+    """
+    for hook in listeners:
+        try:
+            fire((hook,), trainer=trainer, **arguments)
+        except StopLoopException as stop:
+            trainer.stop(str(stop) or "StopLoopException")
+        except BaseException as error:
+            if trainer.answered is error or ask(trainer, error) != "stop":
+                raise
+            trainer.stop(f"on_exception: {type(error).__name__}: {error}")
+
+
 def describe(error: BaseException, trainer: Any) -> None:
     """Note on an error where it happened: callback and event; stage, epoch and, within a batch, its index."""
     progress, running = trainer.progress, trainer.running
@@ -213,15 +241,17 @@ def describe(error: BaseException, trainer: Any) -> None:
     stage = progress.stage if running == "fit" else running
     parts.append(f"stage {stage}" if trainer.current_task is not None else running)
     if running == "fit" or stage == "val":
-        parts.append(f"epoch {progress.epoch + 1}")
+        closed = progress.epoch and not progress.stage and event in ("on_checkpoint", "after_fit", "on_cleanup")
+        parts.append(f"epoch {progress.epoch + (not closed)}")
     if any(frame.f_code is EpochTask.run.__code__ for frame in _frames(error)):
         done = event.startswith("after_") and event.endswith("_batch")  # by then the batch has been counted
         parts.append(f"batch {progress.batch - done} (counted from 0)")
     if isinstance(error, TypeError) and trainer.loss.function is None and running != "predict" and not name:
         add_note(error, "Trainer(loss=None) gives the whole batch, target included, to the model; was loss= forgotten?")
-    note = f"in {', '.join(parts)}"
-    if note not in getattr(error, "__notes__", []):
-        add_note(error, note)
+    notes = [advice(trainer)] if isinstance(error, StateError) and trainer.resuming is not None else []
+    for note in (*notes, f"in {', '.join(parts)}"):
+        if note not in getattr(error, "__notes__", []):
+            add_note(error, note)
 
 
 def culprit(error: BaseException, trainer: Any) -> tuple[str, str]:

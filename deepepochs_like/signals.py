@@ -42,6 +42,8 @@ class Interruptions:
         self.received = signal.Signals(number)
         self.ask(self.received.name)
 
+    _handle.stops_a_run = True  # type: ignore[attr-defined]  # what worker processes go by; see `data.workers`
+
     @property
     def exit_code(self) -> int | None:
         """What a script exits with after a signal: 128 + its number. None without one, or in an interactive session."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from .errors import StateError
+from .fits import check_rates, interrupted, loaders, rates, rates_in
 from .rng import rng_state, set_rng_state
 from .types import StateDict
 
@@ -18,7 +20,10 @@ FORMAT = 1
 def trainer_state(trainer: Any) -> StateDict:
     """Gather the state of a trainer; see `Trainer.state_dict`."""
     progress, pending = trainer.progress, trainer.pending or {}
-    opened = open_epoch(trainer) if progress.stage in ("train", "val") else pending.get("open")
+    # Until its task has begun again, an open epoch is what it was when its state was taken.
+    inside = progress.stage in ("train", "val") and not (pending.get("open") and not progress.begun)
+    opened = open_epoch(trainer) if inside else pending.get("open")
+    window = None if trainer.execution.window is None else trainer.execution.window.state_dict(parameters(trainer))
     closing = [_plain(trainer.train_metrics), _plain(trainer.val_metrics)] if progress.stage == "end" else None
     return {
         "format": FORMAT,
@@ -30,9 +35,10 @@ def trainer_state(trainer: Any) -> StateDict:
         "progress": {"epoch": progress.epoch + (progress.stage == "end"), "step": progress.step},
         "closing": closing,
         "open": opened,
-        "window": None
-        if trainer.execution.window is None
-        else trainer.execution.window.state_dict(parameters(trainer)),
+        "window": window,
+        "gradients": gradients(trainer) if window is None else {},
+        "accelerator": getattr(trainer.accelerator, "step", None),
+        "fits": [dict(record) for record in progress.fits],
         "sources": sources(trainer),
         "rng": rng_state(),
     }
@@ -87,6 +93,11 @@ def parameters(trainer: Any) -> dict[str, nn.Parameter]:
     return named
 
 
+def gradients(trainer: Any) -> StateDict:
+    """The gradients that steps have left to add to, by parameter; between most batches there are none."""
+    return {name: p.grad for name, p in parameters(trainer).items() if p.grad is not None}
+
+
 def check_state(trainer: Any, state: Any) -> None:
     """Raise `StateError`, naming what does not fit, before anything is loaded."""
     if not isinstance(state, Mapping) or "format" not in state:
@@ -112,6 +123,8 @@ def check_state(trainer: Any, state: Any) -> None:
         )
     if window is not None and (lost_names := sorted(set(window["gradients"]) - set(parameters(trainer)))):
         raise StateError(f"the open accumulation window has gradients of {lost_names}, which the model has not")
+    if lost_names := sorted(set(state.get("gradients") or {}) - set(parameters(trainer))):
+        raise StateError(f"the state has gradients of {lost_names}, which the model has not")
     here = keyed(trainer.callbacks)
     lost = [key for key, saved in state["callbacks"].items() if saved and key not in here]
     if lost:
@@ -142,6 +155,10 @@ def check_module(where: str, module: nn.Module, state: Mapping[str, Any]) -> Non
 def load_trainer_state(trainer: Any, state: StateDict) -> None:
     """Check everything, then load everything; see `Trainer.load_state_dict`."""
     check_state(trainer, state)
+    made = {} if trainer.progress.fits or trainer.progress.step else rates(trainer)
+    if "made" in state:  # read from the disk for a fit that has begun
+        check_rates(state["fits"], state["made"], rates_in(state))
+        made = {}
     for name, handle in trainer.models.items():
         handle.model.load_state_dict(state["models"][name])
     if state["loss"] is not None:
@@ -151,19 +168,35 @@ def load_trainer_state(trainer: Any, state: StateDict) -> None:
     trainer.progress.epoch, trainer.progress.step = state["progress"]["epoch"], state["progress"]["step"]
     trainer.progress.stage, trainer.progress.task, trainer.progress.batch = "", 0, 0
     trainer.progress.began = state["open"]["began"] if state["open"] else trainer.progress.step
-    if trainer.execution.window is not None:
-        trainer.execution.window.load_state_dict(state["window"], parameters(trainer))
+    _load_gradients(trainer, state)
+    trainer.progress.fits = [dict(record) for record in state.get("fits", [])]
     if state["closing"] is not None:  # taken when the epoch was over but for its schedulers
         for optimizer in trainer.opt:
             optimizer.step_after_epoch(*state["closing"])
-    trainer.pending = {k: state[k] for k in ("callbacks", "sources", "open", "rng", "window")}
+    trainer.pending = {k: state[k] for k in ("callbacks", "sources", "open", "rng")}
+    trainer.pending |= {"base": state.get("base", (0, 0)), "made": made, "rates": rates_in(state)}
+    trainer.progress.left = None
     restore_callbacks(trainer)
     set_rng_state(state["rng"])
+
+
+def _load_gradients(trainer: Any, state: StateDict) -> None:
+    """Restore the gradients between two batches, and what counts those that are added up."""
+    named, saved = parameters(trainer), state.get("gradients") or {}
+    if trainer.execution.window is not None:
+        trainer.execution.window.load_state_dict(state["window"], named)
+    if state["window"] is None:
+        for name, parameter in named.items():
+            parameter.grad = saved[name].detach().clone().to(parameter.device) if name in saved else None
+    if trainer.accelerator is not None and state.get("accelerator") is not None:
+        trainer.accelerator.step = state["accelerator"]
 
 
 def advance(trainer: Any) -> None:
     """End an epoch: step the schedulers that run by epochs, and count it."""
     progress = trainer.progress
+    _let_go(trainer)
+    progress.opened = None
     for optimizer in trainer.opt:
         optimizer.step_after_epoch(trainer.train_metrics, trainer.val_metrics)
     progress.epoch, progress.stage, progress.began = progress.epoch + 1, "", progress.step
@@ -176,22 +209,23 @@ def restore_callbacks(trainer: Any) -> None:
             callback.load_state_dict(trainer.pending["callbacks"][key])
 
 
-def restore_run(trainer: Any) -> StateDict | None:
+def restore_run(trainer: Any) -> None:
     """Restore what only a run can: callbacks after before_fit, loaders in mid-pass, generators last.
 
-    Returns:
-        The epoch that was open, or None.
+    The state is kept until the run has come to where it was taken; `progress.opened` is the epoch that was open.
 
     Raises:
         StateError: there are fewer or more tasks than when the state was taken.
     """
+    if trainer.stopping:
+        return
     if trainer.resuming is not None:  # read when the fit began, loaded now: no before_fit can undo it
         load_trainer_state(trainer, trainer.resuming)
         trainer.resuming, trainer.resumed = None, True
     pending = trainer.pending
     if pending is None:
         trainer.resumed = True  # with nothing to go on from the run has begun; a second fit goes on from the first
-        return None
+        return
     restore_callbacks(trainer)
     for stage, saved in pending["sources"].items():
         tasks = trainer.stage_tasks[stage]
@@ -202,12 +236,68 @@ def restore_run(trainer: Any) -> StateDict | None:
         for task, source_state in zip(tasks, saved, strict=True):
             task.source_of(stage).load_state_dict(source_state)
     set_rng_state(pending["rng"])
-    trainer.pending = None
+    pending["restored"] = True
     for callback in trainer.callbacks:
         if reason := callback.ended():
             trainer.stop(reason)
-    opened: StateDict | None = pending["open"]
-    return opened
+    trainer.progress.opened = pending["open"]
+    _replay(trainer, pending["open"])
+
+
+def _replay(trainer: Any, opened: StateDict | None) -> None:
+    """Set the generators again behind those hooks that have fired before the state was taken, and fire once more."""
+    pending, hooks = trainer.pending, trainer.hooks
+
+    def behind(again: bool, last: bool, **arguments: Any) -> None:
+        if trainer.pending is not pending:
+            return
+        pending["entered"] = True
+        if again:
+            set_rng_state(pending["rng"])
+        if last:
+            _let_go(trainer)
+
+    hooks.before_epoch = (*hooks.before_epoch, partial(behind, opened is not None, opened is None))
+    if opened is None:
+        return
+    begun, of_stage = opened["figures"] is not None, hooks.stages[opened["stage"]]
+    over = opened["task"] >= len(trainer.stage_tasks[opened["stage"]])
+    of_stage.before_epochs = (*of_stage.before_epochs, partial(behind, bool(opened["task"] or begun), over))
+    saved = pending["sources"].get(opened["stage"], [])[opened["task"] :]
+    first = begun and bool(saved) and saved[0]["start"] and not saved[0]["position"]  # it was within the first batch
+    of_stage.before_epoch = (*of_stage.before_epoch, partial(behind, bool(opened["batch"] or first), True))
+
+
+def _let_go(trainer: Any) -> None:
+    """From here on the run itself is what a state is made of."""
+    if trainer.pending is not None and "restored" in trainer.pending:
+        trainer.pending = None
+
+
+def leave(trainer: Any) -> None:
+    """Keep, at the end of a fit, what the next one may go on with: an epoch that was not begun, or interrupted."""
+    progress, pending = trainer.progress, trainer.pending
+    if progress.fits:
+        progress.fits[-1]["ended"] = not interrupted(trainer)
+    if pending is not None and "restored" in pending and "entered" not in pending:
+        if interrupted(trainer):
+            return
+        trainer.pending = None
+        kept = pending if pending["open"] and not trainer.stopping else None
+    elif interrupted(trainer) and progress.stage in ("train", "val"):
+        callbacks = {key: callback.state_dict() for key, callback in keyed(trainer.callbacks).items()}
+        kept = {"callbacks": callbacks, "sources": sources(trainer), "open": open_epoch(trainer), "rng": rng_state()}
+    else:
+        return
+    if kept is not None:
+        trainer.progress.left = _own({**kept, "loaders": loaders(trainer.stage_tasks)})
+
+
+def _own(value: Any) -> Any:
+    """Containers of one's own, with the same tensors in them."""
+    if isinstance(value, dict):
+        return {key: item if key == "loaders" else _own(item) for key, item in value.items()}
+    return [_own(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(figures: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import stat
 import struct
 import warnings
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,7 @@ def _too_deep(content: Any) -> bool:
             if isinstance(item, (Mapping, list, tuple, set)) and id(item) not in seen:
                 seen.add(id(item))
                 within.extend(item.values() if isinstance(item, Mapping) else item)
+                within.extend(getattr(item, "__dict__", {}).values())  # the metadata of a state_dict
         if not (level := within):
             return False
     return True
@@ -351,7 +353,9 @@ def _check_archive(path: Path, file: Any) -> None:
 def storable(content: Any, where: str) -> Any:
     """Return `content` as it can be saved and loaded safely: copies of containers, NumPy values converted.
 
-    Tensors that are a part of a larger one are cloned, since torch would save the whole.
+    Tensors that are a part of a larger one are cloned, since torch would save the whole. A Counter stays one, and an
+    OrderedDict with the versions of modules that a state_dict notes in its `_metadata`; other mappings become dicts,
+    and a frozenset a set.
 
     Raises:
         StorageError: something is neither tensor, number, string, None nor a container of them; the message says where.
@@ -368,7 +372,7 @@ def storable(content: Any, where: str) -> Any:
         except TypeError as error:
             raise StorageError(f"{where} is an array of {content.dtype}, which torch does not have") from error
     if isinstance(content, Mapping):
-        return {_key(key, where): storable(value, f"{where}[{key!r}]") for key, value in content.items()}
+        return _mapping(content, where)
     if isinstance(content, torch.Size):
         return content
     if isinstance(content, (list, tuple, set, frozenset)):
@@ -378,6 +382,18 @@ def storable(content: Any, where: str) -> Any:
         f"{where} is a {type(content).__name__}, which cannot be saved safely; tensors, numbers, strings and "
         "containers of them can"
     )
+
+
+def _mapping(content: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+    plain = {_key(key, where): storable(value, f"{where}[{key!r}]") for key, value in content.items()}
+    if isinstance(content, Counter):
+        return Counter(plain)
+    if not isinstance(content, OrderedDict):
+        return plain
+    ordered = OrderedDict(plain)
+    if (metadata := getattr(content, "_metadata", None)) is not None:
+        ordered._metadata = storable(metadata, f"{where}._metadata")  # type: ignore[attr-defined]  # torch's own place
+    return ordered
 
 
 _EXACT = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})

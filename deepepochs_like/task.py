@@ -103,6 +103,7 @@ class EpochTask(BoundTask, Steps):
                 figures.loss, figures.outputs, figures.fed, figures.returned = None, None, (), {}
                 try:
                     batch_x, batch_y, self.batch_weight = split(batch)
+                    batch_x.indices = source.known and source.known.indices
                     if hooks.before_batch:
                         fire(hooks.before_batch, trainer=trainer, batch_x=batch_x, batch_y=batch_y, batch_idx=batch_idx)
                     patches = step(batch_x, batch_y, **self.step_args)
@@ -113,12 +114,11 @@ class EpochTask(BoundTask, Steps):
                     for metric in figures.fed:
                         metric.take(figures.outputs)
                     progress.batch, source.position, figures.batches = batch_idx + 1, position, seen
-                    if progress.updated:
-                        progress.step, progress.updated = progress.step + 1, False
-                        if window is not None and window.due:
-                            window.reset()
+                    if window is not None and progress.updated and window.due:
+                        window.reset()
+                    progress.step, progress.updated = progress.step + progress.updated, False
                     if hooks.after_batch:
-                        metrics = LazyFigures(partial(figures.of, figures.loss, figures.outputs, figures.returned))
+                        metrics = LazyFigures(figures.of, figures.loss, figures.outputs, figures.returned)
                         fire(hooks.after_batch, trainer=trainer, metrics=metrics, batch_idx=batch_idx)
                 except Exception as error:
                     if not trainer.recover(error):

@@ -8,34 +8,33 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from .assembly import assemble
+from .assembly import add_callbacks, assemble
 from .binding import merge_tasks
-from .callbacks.checkpoint import Checkpoint
 from .callbacks.default import DefaultCallback
 from .checks import check_count, check_loss_function, check_models, check_step_names
-from .errors import StopLoopException, refuse_unknown
+from .compiling import check_compile
+from .ending import Ending
+from .errors import refuse_unknown
 from .evaluation import Evaluation
-from .events import check_callback
 from .execution import Local
 from .handles import LossHandle, ModelHandle
 from .history import History, as_figures
 from .hooks import Hooks, fire
 from .lazy import LazyFigures
-from .memory import Aside, Memory
+from .memory import Memory
 from .optimizer import Optimizers
 from .patches.slot import Slot, check_kind
-from .plan import Request, drop_gradients, plan_fit
+from .plan import Request, plan_fit
 from .progress import Progress
 from .resume import check_resume
-from .run import RunFolder
-from .scope import Guard, RunScope, ask
-from .state import advance, restore_run
+from .scope import Guard, RunScope
+from .state import restore_run
 from .task import EpochTask, Steps, listify
 from .tensors import detached
 from .types import Stage, StateDict, Weight
 
 
-class Trainer(Evaluation, Memory, Steps):
+class Trainer(Ending, Evaluation, Memory, Steps):
     """Train, validate, test and remember a model.
 
     Args:
@@ -58,11 +57,14 @@ class Trainer(Evaluation, Memory, Steps):
         log_tqdm: show one progress bar per epoch instead of the live view.
         show_info: begin with a line about model, device and data.
         auto_traindata_to_device: move training batches to the device.
-        compile_model: compile the model with `torch.compile`.
+        compile_model: DeepEpochs' name for ``compile='model'``.
         accumulate: batches per update of the weights; the update is that of the mean over all their samples.
         verbose: 0 prints nothing.
         check_finite: a training loss that is NaN or infinite is an error when figures are next read.
         folder: where runs lie; by default ``./logs``, or what a callback says.
+        compile: ``'model'`` puts the models through `torch.compile`; ``'step'`` forward pass, loss and gradients of the
+            default steps, as one graph (see `compiling.CompiledStep`). A dict, ``{'what': 'step', 'mode': ...}``, hands
+            options on to `torch.compile`. Where the compiler fails, that is a warning, and the run goes on without it.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is not what is needed; the message says what is.
@@ -82,6 +84,9 @@ class Trainer(Evaluation, Memory, Steps):
     device: torch.device
     execution: Local
     accelerator: Any
+    history: History
+    compile: dict[str, Any] | None
+    compiled_step: Any
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class Trainer(Evaluation, Memory, Steps):
         verbose: int = 1,
         check_finite: bool = True,
         folder: Any = None,
+        compile: Any = None,
         **unknown: NoReturn,
     ) -> None:
         refuse_unknown("Trainer", unknown, Trainer.__init__)
@@ -123,32 +129,12 @@ class Trainer(Evaluation, Memory, Steps):
         check_loss_function(loss)
         check_step_names(self, Trainer)
 
-        assemble(self, models, loss, opt, device, compile_model)
+        assemble(self, models, loss, opt, device, check_compile(compile, compile_model))
         self.callbacks = listify(callbacks)
-        if verbose and not any(isinstance(c, DefaultCallback) for c in self.callbacks):
-            self.callbacks.append(DefaultCallback(log_long, log_batch, log_tqdm, show_info))
-        if resume is not False and not any(getattr(c, "keeps_checkpoints", False) for c in self.callbacks):
-            self.callbacks.append(Checkpoint())
-        for callback in self.callbacks:
-            check_callback(callback)
+        add_callbacks(self, DefaultCallback(log_long, log_batch, log_tqdm, show_info))
         self.history, self.progress, self.hooks = History(), Progress(), Hooks()
         self.main_process, self.print = self.execution.is_main, print
-        self.stopping, self.stop_reason = False, ""
-        #: What a run leaves for others to see: the tasks of each stage, the one that runs, results of those that ran.
-        self.running: str = ""
-        self.current_task: Any = None
-        self.stage_tasks: dict[str, list[EpochTask]] = {}
-        self.stage_results: list[dict[str, Any]] = []
-        self.train_metrics: dict[str, Any] = {}
-        self.val_metrics: dict[str, Any] = {}
-        self.answered: BaseException | None = None
-        self.pending: StateDict | None = None
-        #: The run's folder while it is open; a state read from it, until it is loaded; whether that has been done.
-        self.run_folder: RunFolder | None = None
-        self.resuming: StateDict | None = None
-        self.resumed = False
-        self.aside: Aside | None = None
-        self.said: set[str] = set()
+        self.begin_empty()
 
     def fit(
         self,
@@ -199,28 +185,29 @@ class Trainer(Evaluation, Memory, Steps):
         train_part = Request(train_dl, train_tasks, [train_metrics, metrics])
         val_part = Request(val_dl, val_tasks, [val_metrics, metrics], do_val_loss)
         plan = plan_fit(self, train_part, val_part, batch_size, step, val_freq, epochs, max_steps, val_every_steps)
-        progress = self.progress
+        if plan.passed is not None:
+            return plan.passed
         with RunScope(self, "fit", plan.stages):
             with Guard(self):
                 fire(self.hooks.before_fit, trainer=self, epochs=plan.epochs)
-                opened = None if self.stopping else restore_run(self)
-                while not self.stopping and (opened or not plan.done(progress)):
-                    where = {"train_tasks": plan.train, "val_tasks": plan.val, "epoch_idx": progress.epoch}
+                restore_run(self)
+                while not self.stopping and not plan.done(self.progress):
+                    where = {"train_tasks": plan.train, "val_tasks": plan.val, "epoch_idx": self.progress.epoch}
                     fire(self.hooks.before_epoch, trainer=self, **where)
-                    train, val = self._run_stage("train", plan.train, plan.limit(progress), plan.restarts, opened), {}
-                    if not self.stopping and plan.val_due(progress):
-                        val = self._run_stage("val", plan.val, opened=opened)
-                    if not self.stopping:
+                    train, val = self._run_stage("train", plan.train, plan.limit(self.progress), plan.restarts), {}
+                    if not self.stopping and plan.val_due(self.progress):
+                        val = self._run_stage("val", plan.val)
+                    if self.progress.stage == "end" or not self.stopping:
                         self._close_epoch(train, val, where)
-                    opened = None
             with Guard(self):
                 self._end_fit()
         return self.history.since(plan.before)
 
     def _run_stage(
-        self, stage: Stage, tasks: list[EpochTask], limit: float = math.inf, restart: bool = False, opened: Any = None
+        self, stage: Stage, tasks: list[EpochTask], limit: float = math.inf, restart: bool = False
     ) -> dict[str, Any]:
-        """Run the tasks of a stage; with `opened`, from the point where a former process was cut off."""
+        """Run the tasks of a stage; of an epoch that was open in a state, from the point where it was cut off."""
+        opened = self.progress.opened if self.running == "fit" else None
         if opened is not None and opened["stage"] == "val" and stage == "train":
             self.train_metrics, self.val_metrics = as_figures(opened["train_metrics"]), {}
             return self.train_metrics
@@ -264,25 +251,6 @@ class Trainer(Evaluation, Memory, Steps):
         task.begin(stage, hooks, training and self.check_finite)
         if opened and opened["figures"] is not None:
             task.figures.load_state_dict(opened["figures"], self.device)
-
-    def _close_epoch(self, train: dict[str, Any], val: dict[str, Any], where: dict[str, Any]) -> None:
-        """End an epoch: hooks, schedulers, and the checkpoint after everyone else."""
-        self.progress.stage = "end"
-        figures = {"train_metrics": LazyFigures.of(train), "val_metrics": LazyFigures.of(val)}
-        try:
-            fire(self.hooks.after_epoch, trainer=self, **where, **figures)
-        except StopLoopException as stop:  # the epoch is complete: it is closed like any other
-            self.stop(str(stop))
-        advance(self)
-        fire(self.hooks.on_checkpoint, trainer=self)
-
-    def _end_fit(self) -> None:
-        """End a fit that ran to its end or was stopped, not one that failed."""
-        if self.progress.stage:  # stopped within an epoch: what is open can be kept
-            if self.progress.stage == "end":
-                advance(self)
-            fire(self.hooks.on_checkpoint, trainer=self)
-        fire(self.hooks.after_fit, trainer=self)
 
     def batch_device(self, stage: Stage) -> torch.device | None:
         """Where a stage's batches go; None leaves them where they are."""
@@ -361,27 +329,3 @@ class Trainer(Evaluation, Memory, Steps):
         The epoch in progress is not entered in the history; `state_dict` holds it, and a resumed run completes it.
         """
         self.stopping, self.stop_reason = True, reason or "stop() was called"
-
-    def recover(self, error: Exception) -> bool:
-        """Ask the callbacks about an error in a batch; tell whether the run goes on (or ends) without it."""
-        window = self.execution.window
-        if isinstance(error, StopLoopException):
-            self.stop(str(error))
-        elif (answer := ask(self, error, in_batch=True)) is None:
-            return False
-        elif answer == "stop":
-            self.stop(f"on_exception: {type(error).__name__}: {error}")
-        # What a batch of evaluation, or a window that the batch did not reach, has nothing to do with stays.
-        if self.current_task.stage == "train" and (window is None or window.holds(self.progress.batch)):
-            drop_gradients(self)
-        return True
-
-    def close_window(self) -> None:
-        """Make the update of an accumulation window that the end of a pass cut short."""
-        window = self.execution.window
-        if self.current_task.stage == "train" and window is not None and window.batches:
-            window.closing = True
-            last = self.current_task.figures.loss
-            self.optimize(loss=last[0] if last else None)
-            self.progress.step, self.progress.updated = self.progress.step + self.progress.updated, False
-            window.reset()

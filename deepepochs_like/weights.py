@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from . import storage
-from .errors import ArgumentError, CheckpointError, StateError, StorageError
+from .errors import ArgumentError, CheckpointError, StateError, StorageError, chain
 from .utils.extras import need
 
 #: What torch's wrappers call the module inside.
@@ -89,7 +90,18 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         StorageError: it is damaged, or holds something that loading would have to run.
         StateError: it does not fit; or without `strict`: nothing in it fits. The model is as it was.
     """
-    state = read_weights(Path(path))
+    return take_weights(model, read_weights(Path(path)), str(path), strict)
+
+
+def take_weights(model: nn.Module, state: Mapping[str, Any], where: str, strict: bool = True) -> WeightsReport:
+    """Load weights that were read into the model; see `load_weights`.
+
+    Args:
+        model: what they are loaded into.
+        state: the weights by name; a state_dict's `_metadata` is heeded.
+        where: what messages call the place they come from.
+        strict: as in `load_weights`.
+    """
     own = model.state_dict(keep_vars=True)
     pairs = _matched(own, state)
     report, chosen = WeightsReport(), {}
@@ -107,10 +119,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
     found = set(pairs.values())
     report.missing = [name for name, value in own.items() if name not in found and id(value) not in there]
     if strict and (report.skipped or report.missing):
-        raise StateError(f"{path} does not fit the model; strict=False loads what does.\n{_misfits(report)}")
+        raise StateError(f"{where} does not fit the model; strict=False loads what does.\n{_misfits(report)}")
     if not chosen:
-        raise StateError(f"{path}: nothing in it fits the model.\n{_misfits(report)}")
-    _load(model, chosen, str(path))
+        raise StateError(f"{where}: nothing in it fits the model.\n{_misfits(report)}")
+    _load(model, with_metadata(chosen, _versions(pairs, getattr(state, "_metadata", None))), where)
     return report
 
 
@@ -121,24 +133,31 @@ def read_weights(path: Path) -> dict[str, Any]:
         CheckpointError, StorageError: there is no such file, or it can't be trusted.
         StateError: there are no weights in it.
     """
+    state = weights_in(read_content(path))
+    if not state:
+        raise StateError(f"{path} holds no weights by name")
+    return state
+
+
+def read_content(path: Path) -> Any:
+    """Read what a file of weights holds, without running anything in it.
+
+    Raises:
+        CheckpointError, StorageError: there is no such file, or it can't be trusted.
+    """
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
         safetensors = need("safetensors.torch", "safetensors", "reading .safetensors")
         with storage.opened(path):  # it is a file, and no pipe to wait on
             try:
-                content: Any = safetensors.load_file(path)
+                return safetensors.load_file(path)
             except Exception as error:  # its own kinds of errors differ between versions
                 raise StorageError(f"{path} cannot be read: {error}") from error
-    elif storage.is_sealed(path):
-        content = storage.read_sealed(path)[0]
-    else:
-        with storage.opened(path) as (file, _):
-            content = storage.load_archive(path, file)
-    state = weights_in(content)
-    if not state:
-        raise StateError(f"{path} holds no weights by name")
-    return state
+    if storage.is_sealed(path):
+        return storage.read_sealed(path)[0]
+    with storage.opened(path) as (file, _):
+        return storage.load_archive(path, file)
 
 
 def weights_in(content: Any, levels: int = 3) -> dict[str, Any]:
@@ -155,12 +174,44 @@ def weights_in(content: Any, levels: int = 3) -> dict[str, Any]:
         if key == "models" and isinstance(inner, Mapping) and list(inner) != ["model"]:
             parts = {model: weights_in(part, 1) for model, part in inner.items()}
             found = {f"{model}.{name}": value for model, part in parts.items() for name, value in part.items()}
+            versions = [(m, getattr(part, "_metadata", {}).items()) for m, part in parts.items()]
+            found = with_metadata(found, {f"{m}.{k}".rstrip("."): v for m, part in versions for k, v in part})
         else:
             found = weights_in(inner, levels - 1)
         if found:
             return found
     is_state = any(isinstance(value, torch.Tensor) for value in content.values())
-    return {str(name): value for name, value in content.items()} if is_state else {}
+    if not is_state:
+        return {}
+    return with_metadata({str(name): value for name, value in content.items()}, getattr(content, "_metadata", None))
+
+
+def with_metadata(state: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A state_dict with the versions of its modules, as torch keeps them."""
+    ordered = OrderedDict(state)
+    if metadata:
+        ordered._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]  # torch's own place
+    return ordered
+
+
+def _versions(pairs: Mapping[str, str], metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a file notes of its modules, by the model's names for them; a wrapper's is that of the module inside."""
+    found: dict[str, Any] = {}
+    for name, own in pairs.items() if metadata else ():
+        theirs, mine = name.split(".")[:-1], own.split(".")[:-1]
+        while True:
+            noted = (metadata or {}).get(".".join(theirs))
+            if isinstance(noted, Mapping):
+                found.setdefault(".".join(mine), noted)
+            if theirs and mine and theirs[-1] == mine[-1]:
+                theirs, mine = theirs[:-1], mine[:-1]
+            elif mine and mine[-1] in _WRAPPERS:
+                mine = mine[:-1]
+            elif theirs and theirs[-1] in _WRAPPERS:
+                theirs = theirs[:-1]
+            else:
+                break
+    return found
 
 
 def _load(model: nn.Module, chosen: dict[str, Any], where: str) -> None:
@@ -170,7 +221,10 @@ def _load(model: nn.Module, chosen: dict[str, Any], where: str) -> None:
     try:
         model.load_state_dict(chosen, strict=False)
     except BaseException as error:
-        model.load_state_dict(before, strict=False)
+        try:
+            model.load_state_dict(with_metadata(before, getattr(own, "_metadata", None)), strict=False)
+        except BaseException as later:  # a module that does not take its own state either
+            chain(error, later)
         if isinstance(error, Exception):
             raise StateError(f"{where} does not fit the model: {error}") from error
         raise
@@ -191,12 +245,13 @@ def _unwrapped(model: nn.Module) -> dict[str, Any]:
             wrapped.add(f"{name}._orig_mod" if name else "_orig_mod")
     own = model.state_dict(keep_vars=True)
     moved = {id(v): v.detach().cpu() if isinstance(v, torch.Tensor) else v for v in own.values()}  # tied ones once
-    state = {}
-    for name, value in own.items():
+
+    def bare(name: str) -> str:
         parts = name.split(".")
-        kept = [part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in wrapped]
-        state[".".join(kept)] = moved[id(value)]
-    return state
+        return ".".join(part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in wrapped)
+
+    versions = {bare(name): noted for name, noted in getattr(own, "_metadata", {}).items()}  # the inside comes last
+    return with_metadata({bare(name): moved[id(value)] for name, value in own.items()}, versions)
 
 
 def _matched(own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, str]:

@@ -490,3 +490,67 @@ def test_weights_that_were_loaded_are_those_that_training_goes_on_from(tmp_path:
     trainer.load_weights(other)
     trainer.fit(data)
     assert torch.equal(model.weight, torch.load(other, weights_only=True)["weight"])
+
+
+class Versioned(nn.Module):
+    """A layer whose state has a version, without which it does not take it."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x)
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        if metadata.get("version") != 2:
+            raise ValueError(f"version {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [
+        (lambda model: model, lambda model: model),
+        (nn.DataParallel, lambda model: model),
+        (lambda model: model, nn.DataParallel),
+        (lambda model: nn.DataParallel(compiled(model)), lambda model: model),
+        (lambda model: nn.Sequential(compiled(model)), nn.Sequential),
+        (nn.Sequential, lambda model: nn.Sequential(compiled(model))),
+    ],
+)
+@pytest.mark.parametrize("how", ["ours", "torch"])
+def test_the_versions_of_modules_come_along(tmp_path: Path, saved: Any, loaded: Any, how: str) -> None:
+    model, other = Versioned(), Versioned()
+    if how == "ours":
+        save_weights(saved(model), tmp_path / "a.pt")
+    else:
+        torch.save(saved(model).state_dict(), tmp_path / "a.pt")
+    load_weights(loaded(other), tmp_path / "a.pt")
+    assert same(model, other)
+
+
+def test_the_versions_of_several_models_come_along(tmp_path: Path) -> None:
+    states = {"g": Versioned().state_dict(), "d": Versioned().state_dict()}
+    torch.save({"models": states}, tmp_path / "a.pt")
+    both = nn.ModuleDict({"g": Versioned(), "d": Versioned()})
+    load_weights(both, tmp_path / "a.pt")
+    assert torch.equal(both["g"].inner.weight, states["g"]["inner.weight"])
+
+
+def test_a_state_without_its_version_is_an_error_that_names_the_cause(tmp_path: Path) -> None:
+    model, other = Versioned(), Versioned()
+    torch.save(dict(model.state_dict()), tmp_path / "a.pt")
+    left_as_it_was(other, lambda: load_weights(other, tmp_path / "a.pt"), StateError, "version None")
+
+
+def test_a_module_that_takes_no_state_at_all_is_named_with_its_reason(tmp_path: Path) -> None:
+    class Never(nn.Linear):
+        def _load_from_state_dict(self, *arguments: Any) -> None:
+            raise ValueError("never")
+
+    with pytest.raises(StateError, match="does not fit the model: never") as caught:
+        load_weights(Never(3, 2), save_weights(nn.Linear(3, 2), tmp_path / "a.pt"))
+    assert isinstance(caught.value.__cause__, ValueError)

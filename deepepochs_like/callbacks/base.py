@@ -40,7 +40,8 @@ class Callback:
 
     Hooks from before_backward to after_optimize run with gradients on, all others with gradients off. before_* hooks
     run by ascending `priority` (ties in list order), all others in the reverse order, like nested contexts. A method
-    named ``on_*`` that is no event, or cannot take its arguments, is refused when the callback is attached.
+    named ``on_*`` that is no event, or cannot take its arguments, is refused when the callback is attached; so is a
+    `state_dict` without a `load_state_dict`, and the reverse.
 
     Args:
         priority: its place among the callbacks.
@@ -64,10 +65,12 @@ class Callback:
         """What its state is kept under: the class, and the arguments that tell it from another of the class."""
         return type(self).__name__
 
+    @unheard
     def state_dict(self) -> StateDict:
         """What must survive a restart: tensors, numbers, strings and containers of them."""
         return {}
 
+    @unheard
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Restore what `state_dict` returned."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, NoReturn
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, EngineWarning, refuse_unknown
 from ..types import StateDict
 from .checkpoint import Checkpoint
 from .early_stopping import EarlyStopping
@@ -18,7 +19,8 @@ class CheckCallback(Checkpoint):
         on_stage: ``'val'`` or ``'train'``: whose figure it is.
         mode: ``'min'`` or ``'max'``: which of its values is better.
         patience: how many epochs without improvement end the run; 0 for never.
-        save_best: keep the best beside the last, and load it before `test`; else `test` takes the weights as they are.
+        save_best: keep the best beside the last, and load it before `test`; else keep the last, and load that. Where
+            there is none yet, `test` takes the weights as they are.
         ckpt_dir: the folder in which runs lie; this one's is ``ckpt_dir/running_id``.
 
     Raises:
@@ -33,13 +35,15 @@ class CheckCallback(Checkpoint):
         patience: int = 0,
         save_best: bool = True,
         ckpt_dir: str = "./logs",
+        **unknown: NoReturn,
     ) -> None:
+        refuse_unknown("CheckCallback", unknown, CheckCallback.__init__)
         if on_stage not in ("train", "val"):
             raise ArgumentError(f"on_stage={on_stage!r}: 'train' or 'val' is needed")
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 0:
             raise ArgumentError(f"patience={patience!r}: an int from 0 on is needed; 0 never stops")
         figure = f"{on_stage}/{monitor}"
-        super().__init__(figure, mode)
+        super().__init__(figure, mode, keep_best=int(save_best))
         self.save_best, self.root = save_best, str(ckpt_dir)
         self.stopper = EarlyStopping(figure, patience, mode) if patience else None
 
@@ -63,8 +67,15 @@ class CheckCallback(Checkpoint):
             self.stopper.on_after_epoch(trainer, train_tasks, val_tasks, train_metrics, val_metrics, epoch_idx)
 
     def on_before_test_epochs(self, trainer: Any, tasks: Any) -> None:
-        if not self.save_best or trainer.run_folder is not None:  # a test within a fit is of the weights as they are
+        if trainer.run_folder is not None:  # a test within a fit is of the weights as they are
             return
         store = self.store_of(trainer)
-        if store is not None and store.entries():
-            trainer.use_weights("best")
+        if store is None or not store.entries():
+            return
+        entry = store.best() if self.save_best else store.newest()
+        if entry is not None:
+            trainer.use_weights(entry.path)
+            return
+        name = self.monitor.name if self.monitor else ""
+        message = f"CheckCallback: no checkpoint has the figure {name!r} yet; this tests the weights as they are"
+        warnings.warn(message, EngineWarning, stacklevel=6)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import storage
 from ..checkpoint import CheckpointStore
-from ..errors import ArgumentError, ArgumentTypeError, PatchError, StorageError
+from ..errors import ArgumentError, ArgumentTypeError, PatchError, StorageError, refuse_unknown
 from ..hooks import fire
 from ..monitor import Monitor, figures_of
 from .base import Callback
@@ -22,6 +22,9 @@ class Checkpoint(Callback):
     epoch every so many updates or minutes; when a run is stopped or interrupted; and at its end. It comes last in
     ``on_checkpoint`` and ``on_after_*``, so that a checkpoint holds everyone's final state. Weights are never changed:
     ``trainer.test(dl, weights='best')`` takes them from the best checkpoint.
+
+    Several in one run, with a figure each, save to the same folder; what any of them keeps, stays. Of those, 'best' is
+    the first one's that monitors something.
 
     Args:
         monitor: the figure that tells the best, ``'val/loss'``; or a function of the epoch's figures,
@@ -57,7 +60,9 @@ class Checkpoint(Callback):
         keep_best: int | None = None,
         pin_every: int | None = None,
         on_interruption: bool = True,
+        **unknown: NoReturn,
     ) -> None:
+        refuse_unknown(type(self).__name__, unknown, Checkpoint.__init__)
         super().__init__(priority=-math.inf)
         for what, value in (("every_epochs", every_epochs), ("every_steps", every_steps), ("pin_every", pin_every)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -99,6 +104,11 @@ class Checkpoint(Callback):
             return
         self.store = self.store_of(trainer)
         assert self.store is not None  # who keeps files gets a folder
+        self.store.entries()  # what lies there was looked at when the run was opened
+        stores = trainer.run_folder.stores
+        if stores:
+            self.store.join(stores[0])
+        stores.append(self.store)
         self.store.open()
         _check_storable(trainer)
         self._next_step, self._next_time = math.inf, math.inf
@@ -115,6 +125,8 @@ class Checkpoint(Callback):
             self._wind(trainer)
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        if trainer.running != "fit":  # an evaluation, be it within a fit, is nothing to go on from
+            return
         if self._unchecked and trainer.progress.stage in self._unchecked:
             self._unchecked.discard(trainer.progress.stage)
             _check_storable(trainer)  # a step's own patches are there only now
@@ -125,7 +137,7 @@ class Checkpoint(Callback):
     on_after_val_batch = on_after_train_batch
 
     def on_checkpoint(self, trainer: Any) -> None:
-        if self.store is None:
+        if self.store is None or trainer.running != "fit":
             return
         if not trainer.progress.stage:
             self._end_epoch(trainer)
@@ -133,7 +145,11 @@ class Checkpoint(Callback):
             self._save(trainer)
 
     def _figures(self, trainer: Any) -> dict[str, float]:
-        return {**figures_of(trainer), **(self.monitor.figures(trainer) if self.monitor else {})}
+        """The epoch's figures, those that others in the run watch among them: one file serves all."""
+        figures = figures_of(trainer)
+        for monitor in [getattr(c, "monitor", None) for c in trainer.callbacks if isinstance(c, Checkpoint)]:
+            figures |= monitor.figures(trainer) if monitor else {}
+        return figures
 
     def _end_epoch(self, trainer: Any) -> None:
         figures = self._figures(trainer)
@@ -154,6 +170,7 @@ class Checkpoint(Callback):
 
     def on_cleanup(self, trainer: Any) -> None:
         store, self.store = self.store, None
+        self._due, self._next_step, self._next_time = False, math.inf, math.inf
         if store is not None:
             store.close()
 
@@ -163,8 +180,11 @@ class Checkpoint(Callback):
         suffix = "-open" if progress.stage else ""
         if not progress.step and not progress.batch and not progress.epoch:
             return  # nothing has happened yet that could be lost
-        self.store.save(trainer.state_dict(), progress.step, progress.epoch, figures, pinned, suffix)
-        self._saved = _position(trainer)
+        position, folder = _position(trainer), trainer.run_folder
+        if pinned or folder.saved[0] != position or folder.saved[1] is self.store:  # else another has just saved it
+            self.store.save(trainer.state_dict(), progress.step, progress.epoch, figures, pinned, suffix)
+            folder.saved = position, self.store
+        self._saved = position
         self._wind(trainer)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, refuse_unknown
 from ..monitor import Monitor
 from ..types import StateDict
 from .base import Callback
@@ -42,7 +42,9 @@ class EarlyStopping(Callback):
         warmup: int = 0,
         threshold: float | None = None,
         priority: float = 1,
+        **unknown: NoReturn,
     ) -> None:
+        refuse_unknown("EarlyStopping", unknown, EarlyStopping.__init__)
         super().__init__(priority)
         for name, count, least in (("patience", patience, 1), ("warmup", warmup, 0)):
             if isinstance(count, bool) or not isinstance(count, int) or count < least:

@@ -66,7 +66,14 @@ class Rest:
 
 def is_known(sampler: Any) -> bool:
     """Tell whether a sampler is exactly one of torch's (a batch sampler: over one of them), whose order can be cut."""
+    if type(sampler) is RandomSampler and not len(sampler.data_source):
+        return False  # it divides by zero, in its own words
     return type(sampler) in _CUT or (type(sampler) is BatchSampler and is_known(sampler.sampler))
+
+
+def is_plain_batching(batching: Any) -> bool:
+    """Tell whether this is torch's own batch sampler over one of torch's samplers of single indices."""
+    return type(batching) is BatchSampler and type(batching.sampler) in _CUT and is_known(batching.sampler)
 
 
 def rest_of(sampler: Any, skip: int) -> Iterator[Any]:
@@ -80,6 +87,17 @@ def rest_of(sampler: Any, skip: int) -> Iterator[Any]:
         # Where the last batch is not full, taking it has asked its sampler for more than there is; so does this.
         rest: Any = rest_of(sampler.sampler, skip * sampler.batch_size)
         return iter(BatchSampler(rest, sampler.batch_size, sampler.drop_last))
+    numbers = itertools.chain.from_iterable(map(_numbers, pieces_of(sampler, skip)))
+    return map(sampler.indices.__getitem__, numbers) if type(sampler) is SubsetRandomSampler else numbers
+
+
+def pieces_of(sampler: Any, skip: int = 0) -> Iterator[Tensor]:
+    """The same as tensors, as many indices in each as the sampler draws at a time; the first is drawn now.
+
+    Args:
+        sampler: exactly one of torch's; the pieces of a SubsetRandomSampler are positions in its list.
+        skip: how many of its entries were taken before.
+    """
     return _CUT[type(sampler)](sampler, skip)
 
 
@@ -93,21 +111,20 @@ def _numbers(indices: Tensor) -> Iterator[int]:
     return itertools.chain.from_iterable(map(Tensor.tolist, indices.split(PIECE)))
 
 
-def _sequential(sampler: Any, skip: int) -> Iterator[int]:
-    return iter(range(skip, len(sampler.data_source)))
+def _sequential(sampler: Any, skip: int) -> Iterator[Tensor]:
+    count = len(sampler.data_source)
+    return iter([torch.arange(min(skip, count), count)])
 
 
-def _random(sampler: Any, skip: int) -> Iterator[int]:
+def _random(sampler: Any, skip: int) -> Iterator[Tensor]:
     count, total, generator = len(sampler.data_source), sampler.num_samples, sampler.generator
-    if not count:
-        return _dropped(iter(sampler), skip)
     if generator is None:
         generator = torch.Generator()
         generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
     # A chunk is drawn when its first entry is asked for; behind the full ones there is a last one, maybe empty.
     size = DRAWN_AT_ONCE if sampler.replacement else count
     full = total // size
-    at = full if skip > total else (skip - 1) // size
+    at = full if skip > total else max(0, skip - 1) // size
 
     def chunk(number: int) -> Tensor:
         length = size if number < full else total % size
@@ -120,9 +137,7 @@ def _random(sampler: Any, skip: int) -> Iterator[int]:
     else:
         for number in range(at):
             chunk(number)
-    begun = chunk(at)[skip - at * size :]
-    later = (index for number in range(at + 1, full + 1) for index in chunk(number).tolist())
-    return itertools.chain(_numbers(begun), later)
+    return itertools.chain([chunk(at)[skip - at * size :]], map(chunk, range(at + 1, full + 1)))
 
 
 def _draw_in_bulk(high: int, count: int, generator: torch.Generator) -> None:
@@ -131,17 +146,16 @@ def _draw_in_bulk(high: int, count: int, generator: torch.Generator) -> None:
         torch.randint(high=high, size=(min(BULK, count - first),), dtype=torch.int64, generator=generator)
 
 
-def _subset(sampler: Any, skip: int) -> Iterator[Any]:
-    order = torch.randperm(len(sampler.indices), generator=sampler.generator)
-    return map(sampler.indices.__getitem__, _numbers(order[skip:]))
+def _subset(sampler: Any, skip: int) -> Iterator[Tensor]:
+    return iter([torch.randperm(len(sampler.indices), generator=sampler.generator)[skip:]])
 
 
-def _weighted(sampler: Any, skip: int) -> Iterator[int]:
+def _weighted(sampler: Any, skip: int) -> Iterator[Tensor]:
     order = torch.multinomial(sampler.weights, sampler.num_samples, sampler.replacement, generator=sampler.generator)
-    return _numbers(order[skip:])
+    return iter([order[skip:]])
 
 
-_CUT: dict[type, Callable[[Any, int], Iterator[Any]]] = {
+_CUT: dict[type, Callable[[Any, int], Iterator[Tensor]]] = {
     SequentialSampler: _sequential,
     RandomSampler: _random,
     SubsetRandomSampler: _subset,

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import itertools
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
 
 from ..errors import EngineWarning, StateError
 from ..types import StateDict, Stateful
-from .rest import Rest
+from .rest import Rest, is_known
+from .samplers import Watched
 from .workers import SeededDataset, SeededOrder, base_seed, in_likeness, is_plain, iterate, order_of, seedable
+
+#: How many indices of a Subset are looked at, about, to tell it from another.
+LOOKED_AT = 2000
 
 
 def length_of(data: Any) -> int | None:
@@ -27,8 +32,13 @@ def length_of(data: Any) -> int | None:
         return None
 
 
-def figures_of(loader: Any) -> StateDict:
-    """What tells a loader's data from other data, as far as it can be known: counts and the type of its sampler."""
+def figures_of(loader: Any, drawing: str | None = None) -> StateDict:
+    """What tells a loader's data from other data, as far as it can be known.
+
+    Args:
+        loader: whose data it is.
+        drawing: where its dataset draws random numbers; see `drawing`.
+    """
     figures: StateDict = {"batches": length_of(loader), "samples": None, "batch_size": None, "sampler": None}
     if isinstance(loader, DataLoader):
         batching = loader.batch_sampler
@@ -36,14 +46,50 @@ def figures_of(loader: Any) -> StateDict:
         sampler = loader.sampler if batching is None or type(batching) is BatchSampler else batching
         figures["samples"], figures["sampler"] = length_of(loader.dataset), type(sampler).__name__
         figures["batch_size"] = size if isinstance(size, int) else None
-    return figures
+        figures["subset"] = _sign_of(loader.dataset)
+    return {**figures, "drawing": drawing}
+
+
+def drawing(loader: Any) -> str | None:
+    """Where a dataset draws its random numbers, which are not the same there and there; None where it is not known."""
+    if not is_plain(loader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    return "worker processes" if loader.num_workers else "the main process"
+
+
+def _sign_of(dataset: Any) -> str | None:
+    """A sign of which samples a Subset holds, and in what order; of many some are looked at."""
+    signs = []
+    while type(dataset) is Subset:
+        count = len(dataset.indices)
+        looked_at = [int(dataset.indices[i]) for i in range(0, count, max(1, count // LOOKED_AT))]
+        signs.append(zlib.crc32(repr((count, looked_at)).encode()))
+        dataset = dataset.dataset
+    return "-".join(f"{sign:08x}" for sign in signs) or None
+
+
+def _changes(was: StateDict, now: StateDict) -> str:
+    """In words, what of a loader's figures has changed."""
+    words = []
+    for key, value in now.items():
+        before = was.get(key)
+        if before == value or key not in was:
+            continue
+        if key == "drawing":
+            if before is not None and value is not None:
+                words.append(f"what the dataset draws (augmentation) was drawn in {before}, now in {value}")
+        elif key == "subset":
+            words.append("its Subset holds other samples, or in another order")
+        else:
+            words.append(f"{key} {_known(before)}, now {_known(value)}")
+    return ", ".join(words)
 
 
 def _known(value: Any) -> Any:
     return "unknown" if value is None else value
 
 
-def check_data(name: str, loader: Any, state: StateDict) -> None:
+def check_data(name: str, loader: Any, state: StateDict, drawing: str | None = None) -> None:
     """Warn where the data is not what a state was taken with.
 
     Raises:
@@ -51,10 +97,8 @@ def check_data(name: str, loader: Any, state: StateDict) -> None:
     """
     if "data" not in state:
         return
-    was, now = state["data"], figures_of(loader)
-    changed = ", ".join(
-        f"{key} {_known(was.get(key))}, now {_known(value)}" for key, value in now.items() if was.get(key) != value
-    )
+    now = figures_of(loader, drawing)
+    changed = _changes(state["data"], now)
     if changed and state["start"] and now["batches"] is not None and state["position"] > now["batches"]:
         raise StateError(
             f"{name}: the state was taken {state['position']} batches into a pass; now there are but "
@@ -66,6 +110,22 @@ def check_data(name: str, loader: Any, state: StateDict) -> None:
             "with the data it began with"
         )
         warnings.warn(message, EngineWarning, stacklevel=4)
+
+
+def check_position(name: str, loader: Any, batches: int) -> None:
+    """Warn where a pass can be gone on with only by reading again what was seen."""
+    if isinstance(loader, Sequence) or (is_plain(loader) and not isinstance(loader.dataset, IterableDataset)):
+        return
+    fix = "give it state_dict/load_state_dict"
+    if is_plain(loader):
+        kind = type(loader.dataset).__name__
+        fix = f"give its dataset ({kind}) state_dict/load_state_dict and load it with num_workers=0"
+    warnings.warn(
+        f"{name} ({type(loader).__name__}) cannot be positioned: the {batches} batches already seen are read "
+        f"again and dropped; {fix} to resume it exactly",
+        EngineWarning,
+        stacklevel=4,
+    )
 
 
 def stateful_dataset(loader: Any) -> Stateful | None:
@@ -102,16 +162,6 @@ def position(
         if type(loader).__iter__ is Sequence.__iter__:  # it loads what it is asked for, and is not to be asked
             return map(loader.__getitem__, range(batches, len(loader)))
         return itertools.islice(loader, batches, None)
-    fix = "give it state_dict/load_state_dict"
-    if is_plain(loader):
-        kind = type(loader.dataset).__name__
-        fix = f"give its dataset ({kind}) state_dict/load_state_dict and load it with num_workers=0"
-    warnings.warn(
-        f"{name} ({type(loader).__name__}) cannot be positioned: the {batches} batches already seen are read "
-        f"again and dropped; {fix} to resume it exactly",
-        EngineWarning,
-        stacklevel=4,
-    )
     iterator = begin()
     for _ in itertools.islice(iterator, batches):
         pass
@@ -122,7 +172,8 @@ def _cut(loader: DataLoader[Any], name: str, batches: int, caught_up: Callable[[
     """The rest of a pass of a DataLoader over samples that are loaded by index."""
     rest = Rest(order_of(loader), batches)
     if seedable(loader):
-        order = SeededOrder(rest, batches)
+        watched = rest if is_known(order_of(loader)) else Watched(rest, name, type(loader.sampler).__name__)
+        order = SeededOrder(watched, batches)
         order.seed = base_seed(loader)
         return iterate(in_likeness(loader, order, SeededDataset(loader.dataset), first), name)
     rows = iterate(in_likeness(loader, rest), name)

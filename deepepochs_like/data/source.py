@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..errors import ArgumentTypeError, LoaderError, StateError
 from ..rng import rng_state, set_rng_state
 from ..types import StateDict, Stateful
-from . import resume
+from . import resume, samplers
+from .columns import Columns, Unsure
+from .path import choose, stream_of
+from .rest import is_plain_batching
+from .stream import Stream
 from .workers import SeededDataset, SeededOrder, base_seed, close, in_likeness, iterate, order_of, seedable
 
 
@@ -53,6 +58,13 @@ class BatchSource:
         self.position = 0
         self._start: StateDict = {}
         self._iterator: Iterator[Any] | None = None
+        #: Opens the rest of a pass that a state was taken in.
+        self._rest: Callable[[], Iterator[Any]] | None = None
+        #: What knows the `indices` of the batch in progress in the dataset (int64), where anything does.
+        self.known: Stream | None = None
+        #: Which way the batches take, and why; see `columns`.
+        self.path = ""
+        self._columns: tuple[Columns, Any] | None = None
         self._seeded: tuple[SeededOrder, DataLoader[Any]] | None = None
 
     @property
@@ -67,13 +79,49 @@ class BatchSource:
 
     def stream(self) -> Iterator[Any]:
         """The open pass, or a new one: the loader's own iterator, so that a batch costs nothing more."""
-        if self._iterator is None:
-            self._start = {"rng": rng_state(), "generators": [g.get_state() for g in self.generators()]}
+        if self._iterator is None and self._rest is not None:
+            self._iterator, self._rest = self._rest(), None
+        elif self._iterator is None:
+            columns = self.columns()
+            held = columns is not None and not columns.lacking
+            plain = held and is_plain_batching(self.loader.batch_sampler)  # nothing but torch is drawn from
+            self._start = {"rng": rng_state(plain), "generators": [g.get_state() for g in self.generators()]}
+            self._start["samplers"] = [] if plain else samplers.state_of(self.loader)
             self.passes, self.position = self.passes + 1, 0
-            self._iterator = self._begin()
+            self._iterator = self._begin(columns)
         return self._iterator
 
-    def _begin(self) -> Iterator[Any]:
+    @property
+    def is_held(self) -> bool:
+        """Whether batches are cut from memory, so that none is waited for."""
+        columns = self.columns()
+        return columns is not None and not columns.lacking
+
+    def columns(self) -> Columns | None:
+        """The data, where batches are made here and not by the loader; `path` says which way they take, and why."""
+        try:
+            columns = choose(self.loader, self._columns)
+        except Unsure as reason:
+            self.path = f"as it is: {reason}"
+            return None
+        self._columns = columns, columns.leaves()
+        if columns.lacking:
+            self.path = f"fetched by index, sample by sample: {columns.lacking}"
+            return columns
+        self.path = f"cut from memory: a {type(self.loader.dataset).__name__} with the default collate"
+        if self.loader.num_workers:
+            self.path += f"; its {self.loader.num_workers} workers are not needed"
+        return columns
+
+    def _begin(self, columns: Columns | None = None, caught_up: Callable[[], bool] | None = None) -> Iterator[Any]:
+        """Open a pass; where all that was drawn for the batches already seen is to be drawn now, behind those."""
+        self.known = None
+        if columns is not None:
+            skip = 0 if caught_up is None else self.position
+            self.known = stream_of(self.loader, columns, self.passes <= 1, skip, caught_up)
+            return iter(self.known)
+        if caught_up is not None:
+            return resume.position(self.loader, self.name, self.position, self._begin, caught_up, self.passes <= 1)
         if not seedable(self.loader):
             return iterate(self.loader, self.name)
         if self._seeded is None:  # kept, so that persistent workers persist
@@ -105,6 +153,7 @@ class BatchSource:
     def release(self) -> None:
         """Let go of the pass's iterator and end its worker processes; position and generators stay known."""
         iterator, seeded = self._iterator, self._seeded
+        self._note_end()
         self._iterator = self._seeded = None
         close(iterator, self.loader if seeded is None else seeded[1], self.name)
 
@@ -123,11 +172,18 @@ class BatchSource:
         found = [g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)]
         return list({id(g): g for g in found}.values())
 
+    def _note_end(self) -> None:
+        """Remember of an iterable dataset whether it has ended: behind a short last batch it has, unseen."""
+        if getattr(getattr(self._iterator, "_dataset_fetcher", None), "ended", False):
+            self._start["ended"] = True
+
     def state_dict(self) -> StateDict:
         """The open pass: what it drew from at its start, how far it is, and the loader's generators now."""
+        self._note_end()
         state: StateDict = {"passes": self.passes, "position": self.position, "start": self._start}
         state["generators"] = [g.get_state() for g in self.generators()]
-        state["data"] = resume.figures_of(self.loader)
+        state["samplers"] = samplers.state_of(self.loader)
+        state["data"] = resume.figures_of(self.loader, self._drawing())
         if isinstance(self.loader, Stateful):
             state["loader"] = self.loader.state_dict()
         elif (dataset := resume.stateful_dataset(self.loader)) is not None:
@@ -135,12 +191,14 @@ class BatchSource:
         return state
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Restore the loader's generators and go on in the middle of its pass, where one is open.
+        """Restore the loader's generators and samplers; the next `stream` goes on in its pass, where one is open.
 
         The pass's order is drawn again and what was seen of it is skipped: without loading it for a list or a
-        DataLoader over a map-style dataset; a loader, or an IterableDataset read without workers, with a `state_dict`
-        of its own is asked for it; anything else is read and dropped, and a warning says so. The global generators are
-        left as they are.
+        DataLoader over a map-style dataset. A sampler with a `state_dict` of its own gets the one of the pass's start
+        before it is asked for the order again. A loader, or an IterableDataset read without workers, with a
+        `state_dict` gets its own back, which has to mean the rest of the pass: nothing, where all has been handed out;
+        and the next pass behind the end of its iterator. Anything else is read and dropped, and a warning says so. The
+        global generators are left as they are.
 
         Raises:
             StateError: the loader has more or fewer generators than the state, or ends before the open pass's position.
@@ -151,27 +209,64 @@ class BatchSource:
                 f"{self.name} has {len(mine)} generators of its own; the state was taken with "
                 f"{len(state['generators'])}: build the loader as in the run that is resumed"
             )
-        resume.check_data(self.name, self.loader, state)
+        resume.check_data(self.name, self.loader, state, self._drawing())
         self.passes, self.position, self._start = state["passes"], state["position"], state["start"]
-        now = rng_state()
-        self._iterator = self._reopen(mine, state)
-        set_rng_state(now)
+        if not self._give_back(state):
+            samplers.check(self.name, self.loader, state)
+            if self._start:
+                resume.check_position(self.name, self.loader, self.position)
+        samplers.load(self.loader, state.get("samplers"))
         for generator, saved in zip(mine, state["generators"], strict=True):
             generator.set_state(saved)
+        self._iterator, self._rest = None, partial(self._reopen, state) if self._start else None
 
-    def _reopen(self, mine: list[torch.Generator], state: StateDict) -> Iterator[Any] | None:
-        own, dataset = "loader" in state and isinstance(self.loader, Stateful), resume.stateful_dataset(self.loader)
-        if own:
+    def _drawing(self) -> str | None:
+        """Where the dataset draws its random numbers; None where it draws none."""
+        if not self.path:
+            self.columns()
+        return None if self.path.startswith("cut from memory") else resume.drawing(self.loader)
+
+    def _give_back(self, state: StateDict) -> bool:
+        """Give the loader, or its dataset, the state it had, and tell whether there is one."""
+        dataset = resume.stateful_dataset(self.loader)
+        if "loader" in state and isinstance(self.loader, Stateful):
             self.loader.load_state_dict(state["loader"])
-        elif "dataset" in state and dataset is not None:
-            own = True
+            return True
+        if "dataset" in state and dataset is not None:
             dataset.load_state_dict(state["dataset"])
-        if not self._start:
-            return None
-        if own:
-            return self._begin()
-        set_rng_state(self._start["rng"])
-        for generator, saved in zip(mine, self._start["generators"], strict=True):
+            return True
+        return False
+
+    def _reopen(self, state: StateDict) -> Iterator[Any]:
+        """The rest of the pass that was open; generators and samplers are left as they are."""
+        mine, now = self.generators(), rng_state()
+        before, order = [g.get_state() for g in mine], samplers.state_of(self.loader)
+        if self._is_own(state):
+            rest = self._rest_of_own(state)
+        else:
+            set_rng_state(self._start["rng"])
+            for generator, saved in zip(mine, self._start["generators"], strict=True):
+                generator.set_state(saved)
+            samplers.load(self.loader, self._start.get("samplers"))
+            rest = self._begin(self.columns(), partial(resume.same_states, mine, state["generators"]))
+            samplers.load(self.loader, order)
+        set_rng_state(now)
+        for generator, saved in zip(mine, before, strict=True):
             generator.set_state(saved)
-        caught_up = partial(resume.same_states, mine, state["generators"])
-        return resume.position(self.loader, self.name, self.position, self._begin, caught_up, self.passes <= 1)
+        return rest
+
+    def _is_own(self, state: StateDict) -> bool:
+        own = "loader" in state and isinstance(self.loader, Stateful)
+        return own or ("dataset" in state and resume.stateful_dataset(self.loader) is not None)
+
+    def _rest_of_own(self, state: StateDict) -> Iterator[Any]:
+        """What a loader, or dataset, that was given its state back has left of the pass."""
+        if self._start.get("ended"):
+            return iter(())
+        rest = self._begin()
+        if self.length is None or self.position < self.length:
+            return rest
+        # All is seen. Some begin anew where they are asked for what is left of nothing.
+        if any(True for _ in itertools.islice(rest, 1)):
+            self._give_back(state)
+        return iter(())

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import random
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -88,6 +91,58 @@ def _exited(error: SystemExit) -> LoaderError:
     return LoaderError(f"the dataset raised SystemExit({error.code!r}), as sys.exit() does, in a worker process")
 
 
+class WorkerStart:
+    """What a worker does first: it outlives the signals that are its parent's to act on; then the user's own init.
+
+    A signal to the whole process group (Ctrl-C, a batch system, a service manager) reaches workers, too. Without them
+    the batch in progress could not be finished, nor the run saved.
+
+    Args:
+        spared: the signals.
+        own: the loader's `worker_init_fn`.
+    """
+
+    def __init__(self, spared: set[int], own: Any) -> None:
+        self.spared, self.own = spared, own
+
+    def __call__(self, worker_id: int) -> None:
+        for number in self.spared:  # no SIG_IGN, which programs that the dataset starts would inherit
+            signal.signal(number, _ignore)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.spared)
+        if self.own is not None:
+            self.own(worker_id)
+
+
+def _ignore(*signal_and_frame: Any) -> None:
+    """Take no notice of a signal."""
+
+
+def _spared() -> set[int]:
+    """The signals that ask a run in this process to stop, which its workers are to outlive."""
+    both = (signal.SIGINT, signal.SIGTERM)
+    return {int(number) for number in both if getattr(signal.getsignal(number), "stops_a_run", False)}
+
+
+@contextlib.contextmanager
+def _blocked(spared: set[int], loader: Any) -> Iterator[None]:
+    """Have workers begin with signals blocked, until they have handlers of their own; this process gets them after."""
+    if not spared:
+        yield
+        return
+    context = loader.multiprocessing_context or multiprocessing
+    method = context.get_start_method()
+    # These helpers are for everyone who starts processes here, so they are not to begin with anything blocked.
+    if method == "forkserver":
+        multiprocessing.forkserver.ensure_running()
+    elif method == "spawn":
+        multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, spared)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class WatchfulIterator(_MultiProcessingDataLoaderIter):
     """Torch's iterator over worker processes, which is quicker to see that one has died, and says whose it was.
 
@@ -96,6 +151,20 @@ class WatchfulIterator(_MultiProcessingDataLoaderIter):
     """
 
     loader_name = ""
+
+    def __init__(self, loader: Any) -> None:
+        self._spared = _spared()
+        with _blocked(self._spared, loader):
+            super().__init__(loader)
+
+    @property
+    def _worker_init_fn(self) -> Any:
+        """What torch has workers call first; it sets the loader's own."""
+        return WorkerStart(self._spared, self._own_init) if self._spared else self._own_init
+
+    @_worker_init_fn.setter
+    def _worker_init_fn(self, own: Any) -> None:
+        self._own_init = own
 
     def _get_data(self) -> Any:  # in the place of torch's own, so that a batch takes no call more
         try:

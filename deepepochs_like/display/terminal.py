@@ -76,6 +76,7 @@ class Terminal(Display):
         self.console = console
         self.columns = Columns(self.words)
         self._widths = [0, 0, 4, 14, 10]  # of what stands around the bars, which grows but does not jump
+        self._begins = False
         self._drawn = Drawn([])
         self._drawn_width = console.width
         same = sys.stderr is not None and sys.stderr.isatty()  # a log that stderr goes to stays its own
@@ -83,13 +84,20 @@ class Terminal(Display):
 
     def begin_fit(self, trainer: Any, epochs: int, show_info: bool) -> None:
         super().begin_fit(trainer, epochs, show_info)
-        self.due = time.monotonic()  # a test may be too short for a live view; a fit begins with it
+        self.due = time.monotonic() + self.INTERVAL
+        self._begins = True
 
     def begin_task(self, trainer: Any, task: Any) -> float:
-        due = super().begin_task(trainer, task)
-        if time.monotonic() >= due:  # the first batch may take its time: show what it is that is slow
+        super().begin_task(trainer, task)
+        # A loader's first batch may take its time: show what it is that is slow. One cut from memory does not, and a
+        # fit that is over before there is something to see needs no live view.
+        waits = self._begins and not task.batch_source.is_held
+        self._begins = False
+        now = time.monotonic()
+        if waits or now >= self.due:
             self.draw(trainer)
-        return due
+            self.due = max(self.due, now + self.INTERVAL) if waits else self.due
+        return self.due
 
     def pause(self, cost: float) -> float:
         return min(max(self.INTERVAL, cost * self.SHARE), self.LONGEST)
@@ -117,7 +125,8 @@ class Terminal(Display):
 
     def end_epoch(self, trainer: Any, train: Mapping[str, Any], val: Mapping[str, Any], epoch: int) -> None:
         super().end_epoch(trainer, train, val, epoch)
-        if time.monotonic() >= self.due - self.INTERVAL / 2:  # short epochs wait for the clock, like batches
+        early = self.INTERVAL / 2 if self.live.is_started else 0  # short epochs wait for the clock, like batches
+        if time.monotonic() >= self.due - early:
             self.after_epoch(trainer)
 
     def after_epoch(self, trainer: Any) -> None:

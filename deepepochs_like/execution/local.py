@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import bare
 from ..errors import StepError
 from ..optimizer import Optimizer
 from .window import Window
@@ -21,8 +22,7 @@ class Local:
         accumulate: batches per update of the weights.
     """
 
-    #: The same function that ``loss.backward()`` calls, without a frame of ours around it.
-    backward: Any = staticmethod(torch.Tensor.backward)
+    backward: Any = staticmethod(bare.backward)
     is_main = True
 
     def __init__(self, device: torch.device, accumulate: int = 1) -> None:
@@ -54,6 +54,5 @@ class Local:
     def update(self, optimizers: Sequence[Optimizer]) -> None:
         """Step the optimizers and clear their gradients."""
         for optimizer in optimizers:
-            torch_optimizer = optimizer.opt
-            torch_optimizer.step()
-            torch_optimizer.zero_grad()
+            bare.step(optimizer.opt, optimizer.bare)
+            bare.zero_grad(optimizer.opt)

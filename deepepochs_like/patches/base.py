@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import MetricError, PatchError
-from ..metrics import confusion_counts
+from ..metrics import confusion_counts, matrix_of
 from ..tensors import detached
 from ..types import StateDict, Value, Weight
 
@@ -25,20 +25,24 @@ from ..types import StateDict, Value, Weight
 class Outputs:
     """One batch's predictions and targets, detached, with what several patches compute from them computed once."""
 
-    __slots__ = ("_confusion", "preds", "targets", "weight")
+    __slots__ = ("_matrix", "preds", "targets", "weight")
 
     def __init__(self, preds: Any, targets: Any, weight: Weight = 1) -> None:
         # A bare tensor, the usual case, costs one call.
         self.preds = preds.detach() if type(preds) is torch.Tensor else detached(preds)
         self.targets = targets.detach() if type(targets) is torch.Tensor else detached(targets)
         self.weight = weight
-        self._confusion: torch.Tensor | None = None
+        self._matrix: torch.Tensor | None = None
 
-    def confusion(self) -> torch.Tensor:
-        """The batch's `confusion_counts`, shared by all that read figures off it: copy before changing."""
-        if self._confusion is None:
-            self._confusion = confusion_counts(self.preds, self.targets)
-        return self._confusion
+    def matrix(self) -> torch.Tensor:
+        """The batch's confusion matrix, shared likewise.
+
+        Raises:
+            MetricError: labels or targets lie outside the classes.
+        """
+        if self._matrix is None:
+            self._matrix = matrix_of(confusion_counts(self.preds, self.targets, look=True))
+        return self._matrix
 
 
 class PatchBase:

@@ -10,8 +10,12 @@ import torch
 
 from .. import metrics as functional
 from ..errors import ArgumentError, PatchError, did_you_mean
-from ..types import Value, Weight
+from ..metrics import check_labels
+from ..types import StateDict, Value, Weight
 from .base import Outputs, PatchBase, check_value, metric_name, own_copy, same_kind
+
+#: Batches, and elements of their predictions, that are kept before they are counted: many take as long as one.
+WINDOW, MOST_KEPT = 64, 1 << 18
 
 
 class ConfusionPatch(PatchBase):
@@ -33,26 +37,51 @@ class ConfusionPatch(PatchBase):
     ) -> None:
         super().__init__(name)
         self.metric, self.batch_size = metric, batch_size
-        #: `confusion_counts` so far, owned by this patch.
-        self.counts: torch.Tensor | None = None
+        self._counts: torch.Tensor | None = None
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._elements = 0
 
     def load(self, preds: Any, targets: Any) -> Any:
         """Take in a batch: scores (N, C, ...) or labels, and class indices."""
-        self.counts = None
+        self._counts, self._kept = None, []
         return self.absorb(Outputs(preds, targets))
 
     def absorb(self, outputs: Outputs) -> Any:
-        """Take in one more batch, in place; the batch's counts are shared with the other figures that need them."""
-        return self._take(outputs.confusion())
-
-    def _take(self, counts: torch.Tensor) -> Any:
-        if self.counts is None:
-            self.counts = counts.clone()
-        elif self.counts.shape == counts.shape:
-            self.counts.add_(counts)
-        else:
-            self.counts = _grown(self.counts, counts).add_(_grown(counts, self.counts))
+        """Take in one more batch, in place: small ones are kept for a while and counted together."""
+        check_labels(outputs.preds, outputs.targets)
+        self._kept.append((outputs.preds, outputs.targets))
+        self._elements += outputs.preds.numel()
+        if len(self._kept) >= WINDOW or self._elements >= MOST_KEPT:
+            self._count()
         return self
+
+    @property
+    def counts(self) -> torch.Tensor | None:
+        """`confusion_counts` so far, owned by this patch; None before the first batch."""
+        self._count()
+        return self._counts
+
+    def _count(self) -> None:
+        """Count what was kept."""
+        kept, self._kept, self._elements = self._kept, [], 0
+        if kept and len({(p.shape[1:], t.shape[1:], p.dtype, t.dtype, p.device) for p, t in kept}) == 1:
+            preds, targets = zip(*kept, strict=True)
+            kept = [(torch.cat(preds), torch.cat(targets))] if kept[1:] else kept
+        for pair in kept:
+            self._take(functional.confusion_counts(*pair))
+
+    def _take(self, counts: torch.Tensor) -> None:
+        if self._counts is None:
+            self._counts = counts.clone()
+        elif self._counts.shape == counts.shape:
+            self._counts.add_(counts)
+        else:
+            self._counts = _grown(self._counts, counts).add_(_grown(counts, self._counts))
+
+    def follow(self, leader: Any) -> None:
+        """Stand for the same batches as another patch."""
+        counts, self._kept = leader.counts, []
+        self._counts = counts if counts is None else counts.clone()
 
     def matrix(self) -> torch.Tensor:
         """The confusion matrix so far, int64 (classes, classes), rows = targets; a copy.
@@ -61,11 +90,12 @@ class ConfusionPatch(PatchBase):
             PatchError: there is none yet.
             MetricError: labels or targets lay outside the classes.
         """
-        if self.counts is None:
+        counts = self.counts
+        if counts is None:
             raise PatchError(
                 f"{type(self).__name__} {self.name or ''} holds nothing yet: load a batch before reading it"
             )
-        return functional.matrix_of(self.counts).clone()
+        return functional.matrix_of(counts).clone()
 
     def forward(self) -> Value:
         if self.metric is None:
@@ -77,7 +107,7 @@ class ConfusionPatch(PatchBase):
     def empty(self) -> Any:
         """A patch like this one that has seen nothing: the identity of `+`."""
         twin = own_copy(self)
-        twin.counts = None
+        twin._counts, twin._kept, twin._elements = None, [], 0
         return twin
 
     def add(self, other: Any) -> Any:
@@ -85,7 +115,15 @@ class ConfusionPatch(PatchBase):
 
     def merge_(self, other: Any) -> Any:
         same_kind(self, other, self.name)
-        return self if other.counts is None else self._take(other.counts)
+        if (counts := other.counts) is not None:
+            self._count()
+            self._take(counts)
+        return self
+
+    def state_dict(self) -> StateDict:
+        """The counts so far; what was kept is counted first."""
+        self._count()
+        return super().state_dict()
 
 
 class ConfusionMetrics(ConfusionPatch):

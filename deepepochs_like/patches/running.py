@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..types import StateDict, Weight
 
@@ -20,9 +23,13 @@ class RunningLoss:
         #: How many losses were taken in.
         self.count = 0
         self._kept: list[tuple[torch.Tensor, Weight]] = []
-        self._total: torch.Tensor | None = None
+        self._total: Any = None
         self._weight: Weight = 0
-        self._bad: torch.Tensor | None = None  # [index of the first non-finite loss or -1, that loss]
+        #: Losses without weight leave no trace in the total: this is the sum of 0 x loss, NaN behind one not finite.
+        self._unweighed: Any = None
+        #: The last losses before which all were finite, and how many there were with them.
+        self._window: Any = None
+        self._seen: Any = 0
 
     def add(self, loss: torch.Tensor, weight: Weight) -> None:
         """Take in a batch's detached mean loss."""
@@ -38,51 +45,83 @@ class RunningLoss:
         kept, each = zip(*self._kept, strict=True)
         self._kept = []
         losses = torch.stack(kept)
-        losses = losses.to(torch.float32 if losses.device.type == "mps" else torch.float64)
-        if self._total is None:
-            self._total = torch.zeros((), dtype=losses.dtype, device=losses.device)
-            self._bad = torch.full((2,), -1.0, dtype=losses.dtype, device=losses.device)
-        start = 0
+        self._note_window(losses)
+        weighed = True
+        dtype = torch.float32 if losses.device.type == "mps" else torch.float64
         if torch.Tensor in set(map(type, each)):
-            weights = torch.stack([torch.as_tensor(w, device=losses.device).to(losses.dtype) for w in each])
-            self._total.add_(torch.where(weights != 0, losses * weights, 0).sum())
-            self._weight = self._weight + weights.sum()
-        else:  # equal weights in a row (nearly always all) are one addition; no tensor of weights goes to the device
-            for weight, run in groupby(each):
-                n = len(list(run))
-                if weight:
-                    self._total.add_(losses[start : start + n].sum(), alpha=weight)
-                self._weight = self._weight + weight * n
-                start += n
-        self._note_bad(losses)
+            weights = torch.stack([torch.as_tensor(w, device=losses.device).to(dtype) for w in each])
+            total, weight = torch.where(weights != 0, losses.to(dtype) * weights, 0).sum(), weights.sum()
+            weighed = False
+        else:
+            total, weight, weighed = _weighted_sum(losses, each, dtype), sum(each), all(each)
+        if not weighed:
+            nothing = (losses * 0).sum(dtype=dtype)
+            self._unweighed = nothing if self._unweighed is None else self._unweighed + nothing
+        self._total = total if self._total is None else self._total + total
+        self._weight = self._weight + weight
 
-    def _note_bad(self, losses: torch.Tensor) -> None:
-        """Keep the first non-finite loss and its place, all on the device."""
-        assert self._bad is not None
-        bad = ~torch.isfinite(losses)
-        first = bad.to(torch.uint8).argmax()
-        found = torch.stack((first + (self.count - len(losses)), torch.gather(losses, 0, first[None])[0]))
-        self._bad = torch.where(bad.any() & (self._bad[0] < 0), found.to(losses.dtype), self._bad)
+    def _note_window(self, losses: torch.Tensor) -> None:
+        """Keep these losses if all before were finite."""
+        if self._total is None:
+            self._window, self._seen = losses, len(losses)
+            return
+        fine = torch.isfinite(self._marker())
+        self._window = torch.where(fine, _filled(losses), _filled(self._window))
+        self._seen = self._seen + fine * len(losses)
+
+    def _marker(self) -> torch.Tensor:
+        """What is finite while all losses so far are."""
+        return self._total if self._unweighed is None else self._total + self._unweighed  # type: ignore[no-any-return]
 
     def mean(self) -> torch.Tensor | None:
         """The sample-weighted mean so far, on the device; None before the first loss."""
         self.reduce()
         return None if self._total is None else self._total / self._weight
 
-    def first_bad(self) -> torch.Tensor | None:
-        """[index of the first non-finite loss, that loss] on the device, the index -1 while all are finite."""
+    def marker(self) -> torch.Tensor | None:
+        """What is finite while all losses are, on the device; None where `mean` tells it."""
         self.reduce()
-        return self._bad
+        return None if self._unweighed is None else self._marker()
+
+    def first_bad(self) -> tuple[int, float] | None:
+        """The index of the first loss that was not finite, and it; None while all are. The device is waited for."""
+        self.reduce()
+        if self._total is None or self._total.is_meta:
+            return None
+        window = self._window.tolist()
+        place = next((i for i, loss in enumerate(window) if not math.isfinite(loss)), None)
+        return None if place is None else (int(self._seen) - len(window) + place, window[place])
 
     def state_dict(self) -> StateDict:
         """The totals; what is in the window is added up first."""
         self.reduce()
-        return {"count": self.count, "total": self._total, "weight": self._weight, "bad": self._bad}
+        parts = {name: getattr(self, f"_{name}") for name in ("weight", "total", "unweighed", "window", "seen")}
+        return {"count": self.count, **parts}
 
     def load_state_dict(self, state: StateDict, device: Any = None) -> None:
         """Restore what `state_dict` returned, on `device`."""
-        self._kept, self.last, self.count = [], None, state["count"]
-        self._total, self._weight, self._bad = state["total"], state["weight"], state["bad"]
-        if self._total is not None and self._bad is not None:  # copies: they are added to in place
-            device = self._total.device if device is None else device
-            self._total, self._bad = self._total.to(device, copy=True), self._bad.to(device, copy=True)
+        self._kept, self.count = [], state["count"]
+        for name in ("weight", "total", "unweighed", "window", "seen"):
+            part = state[name]
+            setattr(self, f"_{name}", part.to(device or part.device) if isinstance(part, torch.Tensor) else part)
+
+
+def _weighted_sum(losses: torch.Tensor, weights: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
+    """The sum of losses times weights, in a wide type; a loss without weight adds nothing, whatever it is."""
+    first = weights[0]
+    if first and all(weight == first for weight in weights):
+        return losses.sum(dtype=dtype).mul(first)
+    if losses.device.type == "cpu" and all(weights):
+        return torch.dot(losses.to(dtype), torch.tensor(weights, dtype=dtype))
+    total, start = torch.zeros((), dtype=dtype, device=losses.device), 0
+    for weight, run in groupby(weights):  # runs of equal weights: no tensor of them has to go to the device
+        n = len(list(run))
+        if weight:
+            total.add_(losses[start : start + n].sum(dtype=dtype), alpha=weight)
+        start += n
+    return total
+
+
+def _filled(losses: torch.Tensor) -> torch.Tensor:
+    """Losses put behind zeros, so that there are as many as in any other window."""
+    return losses if len(losses) == WINDOW else nn.functional.pad(losses, (WINDOW - len(losses), 0))

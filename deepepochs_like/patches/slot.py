@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from ..errors import ArgumentError, ArgumentTypeError, EngineError, EngineWarning, PatchError, did_you_mean
+from ..metrics import check_labels
 from ..rng import rng_state, set_rng_state
 from ..tensors import concat, map_tensors
 from ..types import StateDict, Weight
 from .base import Outputs, PatchBase, check_value, is_torchmetric, metric_name, shown
-from .confusion import ConfusionPatch
+from .confusion import ConfusionMetrics, ConfusionPatch
 from .tensor import TensorPatch
 from .torchmetric import TorchMetricPatch
 from .value import MeanPatch
@@ -71,14 +72,30 @@ class Slot:
         self._measures = self._absorbs and type(first).absorb is MeanPatch.absorb
         self.patch = first if self._absorbs else None
 
+    @property
+    def family(self) -> str | None:
+        """What slots have in common whose accumulators hold the same, so that one keeps it for all; None is alone."""
+        kind = type(self.patch)
+        return "tensor" if kind is TensorPatch else "confusion" if kind in (ConfusionPatch, ConfusionMetrics) else None
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` has something to do with the next batch."""
+        return self._early is not None or self._measures or not self._absorbs or self.family == "confusion"
+
+    def follow(self, leader: Slot) -> None:
+        """Take over what a slot of the same family has kept."""
+        self.taken = leader.taken
+        self.patch.follow(leader.patch)
+
     def prepare(self, outputs: Outputs) -> None:
         """Do all that may fail with a batch; `take` then only adds it up. Between the two the weights are updated."""
         if self._early is not None:
             self._look(self._early, outputs)
         if self._measures:
             self._next = self.patch.measure(outputs)
-        elif isinstance(self.patch, ConfusionPatch):
-            outputs.confusion()
+        elif self.family == "confusion":
+            check_labels(outputs.preds, outputs.targets)
         elif not self._absorbs:
             self._next = self._of(outputs)
 
@@ -202,9 +219,11 @@ def check_kind(kind: Any) -> type[PatchBase]:
         ArgumentTypeError, ArgumentError: it stands for none, or for one that is not made from a metric.
     """
     needed = f"metric_patch={kind!r}: 'tensor', 'mean', 'confusion' or a Patch class is needed"
-    if isinstance(kind, str) and kind not in KINDS:
-        raise ArgumentError(needed + did_you_mean(kind, KINDS))
-    patch_class = KINDS[kind] if isinstance(kind, str) else kind
+    if isinstance(kind, str):
+        if kind not in KINDS:
+            raise ArgumentError(needed + did_you_mean(kind, KINDS))
+        return KINDS[kind]
+    patch_class = kind
     if not (isinstance(patch_class, type) and issubclass(patch_class, PatchBase)):
         raise ArgumentTypeError(needed)
     try:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import PatchError
+from ..metrics import of_matrix
 from ..tensors import concat
 from ..types import StateDict, Value, Weight
 from .base import Outputs, PatchBase, check_value, metric_name, own_copy, restored, same_kind, saved
@@ -57,8 +58,25 @@ class TensorPatch(PatchBase):
         leaves = self.leaves()
         if not leaves:
             raise PatchError(f"TensorPatch {self.name or ''} holds nothing yet: load a batch before reading it")
-        value: Value = check_value(self.metric(*_joined(leaves)), self.name or metric_name(self.metric))
-        return value
+        by_matrix = of_matrix(self.metric) if type(leaves[0]) is _Joined else None
+        if by_matrix is not None:
+            value = by_matrix(leaves[0].outputs.matrix())
+        else:
+            value = self.metric(*_joined(leaves))
+        return check_value(value, self.name or metric_name(self.metric))  # type: ignore[no-any-return]
+
+    def join(self) -> None:
+        """Put the batches so far together, where they can be, for all that share them from now on."""
+        leaves = self.leaves()
+        if leaves and type(leaves[0]) is not _Joined:
+            preds, targets = _joined(leaves)
+            if isinstance(preds, torch.Tensor) and isinstance(targets, torch.Tensor):
+                self.tree = _Joined((preds, targets))
+                self.tree.outputs = Outputs(preds, targets)
+
+    def follow(self, leader: Any) -> None:
+        """Stand for the same batches as another patch."""
+        self.tree = leader.tree
 
     def leaves(self) -> list[Any]:
         """The batches, in the order in which they were merged."""
@@ -71,10 +89,10 @@ class TensorPatch(PatchBase):
             else:
                 found.append(node)
         # What a state held has plain containers, perhaps on another device: it takes after the batches that came later.
-        like = next((leaf for leaf in found if type(leaf) is list), None)
-        if like is None or type(found[0]) is list:
+        like = next((leaf for leaf in found if type(leaf) is not _Restored), None)
+        if like is None or type(found[0]) is not _Restored:
             return found
-        return [leaf if type(leaf) is list else list(map(restored, leaf, like)) for leaf in found]
+        return [leaf if type(leaf) is not _Restored else list(map(restored, leaf, like)) for leaf in found]
 
     def empty(self) -> Any:
         """A patch like this one that has seen nothing: the identity of `+`."""
@@ -109,6 +127,12 @@ class TensorPatch(PatchBase):
 
 class _Restored(list[Any]):
     """A leaf that comes from a state."""
+
+
+class _Joined(list[Any]):
+    """A leaf of many batches, with what several metrics compute from it computed once."""
+
+    outputs: Outputs
 
 
 #: What `concat` raises for values that do not go together.

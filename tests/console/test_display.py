@@ -296,9 +296,9 @@ def test_a_run_measured_in_steps_over_a_stream(clock: Clock, terminal: Callable[
 
     stream = Lengthless(Stream(clock, 40, 0.1))
     trainer(Look(priority=-1)).fit(stream, batches(), max_steps=100)
-    assert "step   39/100  " in seen[0]
-    assert " 39%  10.0 batches/s    6 s left" in seen[0]
-    assert "step   79/100  " in seen[1]
+    assert "step   40/100  " in seen[0]
+    assert " 40%  10.0 batches/s    6 s left" in seen[0]
+    assert "step   80/100  " in seen[1]
 
 
 def test_a_figure_that_is_nan_is_never_the_best(clock: Clock, lines: Lines) -> None:

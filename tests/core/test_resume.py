@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader, DistributedSampler
 
 from deepepochs_like import (
     Callback,
@@ -423,6 +426,9 @@ def test_what_cannot_be_saved_is_refused_when_the_run_begins() -> None:
         def state_dict(self) -> dict[str, Any]:
             return {"when": object()}
 
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            raise AssertionError
+
     trainer = build([Odd()], resume="auto", running_id="a")
     with pytest.raises(ArgumentTypeError, match=r"\['callbacks'\]\['Odd'\]\['when'\] is a object"):
         fit(trainer)
@@ -577,3 +583,286 @@ def test_a_checkpoint_saved_and_loaded_by_hand_goes_on_exactly() -> None:
     second = build(seed=8)
     second.load_checkpoint("mine.ckpt")
     assert equal(fit(build()), fit(second))
+
+
+# ----------------------------------------------------------------------------- what hooks draw, gradients, other fits
+
+
+class Drawing(Callback):
+    """Draws a random number whenever an epoch, or a stage or a task of it, begins."""
+
+    def on_before_epoch(self, **epoch: Any) -> None:
+        torch.rand(1)
+
+    on_before_train_epochs = on_before_train_epoch = on_before_val_epochs = on_before_val_epoch = on_before_epoch
+
+
+@pytest.mark.parametrize("batches", [1, 7, 8, 10, 17, 20, 27])
+def test_what_replayed_hooks_draw_is_drawn_once(batches: int) -> None:
+    whole = fit(build([Drawing()]))
+    fit(build([Drawing(), StopAt(batches)], resume="auto", running_id="a"))
+    assert equal(whole, fit(build([Drawing()], seed=5, resume="auto", running_id="a")))
+
+
+class StopBehind(Callback):
+    """Stop the run in its second call of an event."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__()
+        self.calls = 0
+        setattr(self, f"on_{event}", self.stop)
+
+    def stop(self, trainer: Any, **arguments: Any) -> None:
+        self.calls += 1
+        if self.calls == 2:
+            trainer.stop("cut")
+
+
+@pytest.mark.parametrize("event", ["after_train_epoch", "after_train_epochs", "after_val_epoch", "after_val_epochs"])
+def test_what_hooks_draw_that_had_not_fired_before_is_drawn(event: str) -> None:
+    whole = fit(build([Drawing()]))
+    fit(build([Drawing(), StopBehind(event)], resume="auto", running_id="a"))
+    assert equal(whole, fit(build([Drawing()], seed=5, resume="auto", running_id="a")))
+
+
+def test_a_sampler_that_is_told_its_epoch_by_a_hook_goes_on_in_that_epochs_order() -> None:
+    def run(*callbacks: Callback, **options: Any) -> Trainer:
+        whole, val = data()
+        sampler: Any = DistributedSampler(whole.dataset, num_replicas=1, rank=0)
+
+        class Tell(Callback):
+            def on_before_epoch(self, epoch_idx: int, **epoch: Any) -> None:
+                sampler.set_epoch(epoch_idx)
+
+        trainer = build([Tell(), *callbacks], **options)
+        trainer.fit(DataLoader(whole.dataset, 16, sampler=sampler), val)
+        return trainer
+
+    whole = run()
+    run(StopAt(14), resume="auto", running_id="a")
+    assert equal(whole, run(seed=3, resume="auto", running_id="a"))
+
+
+class EveryFourth(EpochTask):
+    def train_step(self, batch_x: Any, batch_y: Any) -> None:
+        self.loss(self.model(*batch_x), batch_y, do_optimize=self.progress.batch % 4 == 3)
+
+
+@pytest.mark.parametrize("batches", [2, 4, 7, 9, 14])
+def test_gradients_that_a_step_left_to_add_to_are_kept(batches: int) -> None:
+    def run(*callbacks: Callback, **options: Any) -> Trainer:
+        trainer = build(callbacks, accumulate=1, **options)
+        trainer.fit(train_tasks=EveryFourth(data()[0]))
+        return trainer
+
+    whole = run()
+    run(StopAt(batches), resume="auto", running_id="a")
+    assert equal(whole, run(seed=3, resume="auto", running_id="a"))
+
+
+def test_without_gradients_between_batches_none_are_kept() -> None:
+    trainer = fit(build([StopAt(3)], accumulate=1))
+    assert trainer.state_dict()["gradients"] == {}
+
+
+def test_gradients_of_parameters_that_are_not_there_are_refused() -> None:
+    state = build().state_dict()
+    with pytest.raises(StateError, match=r"gradients of \['model.9.weight'\]"):
+        build().load_state_dict({**state, "gradients": {"model.9.weight": torch.ones(1)}})
+
+
+def two_fits(trainer: Trainer, first: int = 2) -> list[int]:
+    """Train, then fine-tune on other data; how many epochs each call returned."""
+    counts = []
+    for rows, epochs in ((0, first), (40, 2)):
+        history = trainer.fit(loader(rows, rows + 100, batch_size=16, shuffle=True), epochs=epochs)
+        counts.append(len(history.get("train", {}).get("loss", [])))
+        if trainer.stop_reason == "cut":
+            break
+    return counts
+
+
+@pytest.mark.parametrize("batches", [3, 7, 12, 14, 15, 20, 21, 25])
+def test_a_script_of_two_fits_goes_on_in_the_one_that_was_cut_off(batches: int) -> None:
+    whole = build()
+    two_fits(whole)
+    two_fits(build([StopAt(batches)], resume="auto", running_id="a"))
+    resumed = build(seed=3, resume="auto", running_id="a")
+    two_fits(resumed)
+    assert equal(whole, resumed)
+    again = build(seed=3, resume="auto", running_id="a")
+    two_fits(again)  # has ended, and stays so
+    assert equal(whole, again)
+
+
+def test_a_fit_that_had_ended_says_so_and_returns_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    two_fits(build([StopAt(16)], resume="auto", running_id="a"))
+    trainer = build(resume="auto", running_id="a")
+    trainer.verbose = 1
+    assert two_fits(trainer) == [2, 4]
+    assert "fit number 1 had ended before: nothing to do until number 2" in capsys.readouterr().out
+
+
+def test_a_fit_that_asks_for_more_than_that_of_its_number_did_goes_on_with_the_run_as_a_whole() -> None:
+    trainer = build(resume="auto", running_id="a")
+    two_fits(trainer, 1)  # 3 epochs in all
+    other = build(resume="auto", running_id="a")
+    other.fit(data()[0], epochs=5)
+    assert other.progress.epoch == 5
+
+
+def test_where_that_would_finish_another_fits_epoch_it_is_told() -> None:
+    two_fits(build([StopAt(16)], resume="auto", running_id="a"))
+    with pytest.warns(
+        EngineWarning, match="within fit number 2 .* fit number 1, .* epochs=2 then, and for epochs=5 now"
+    ):
+        build(resume="auto", running_id="a").fit(data()[0], epochs=5)
+
+
+def test_a_fit_that_failed_does_not_count_as_one() -> None:
+    class Fail(Callback):
+        fails = True
+
+        def on_after_train_batch(self, trainer: Any, **batch: Any) -> None:
+            if self.fails and trainer.progress.step == 5:
+                self.fails = False
+                raise RuntimeError("mine")
+
+    trainer = build([Fail()], resume="auto", running_id="a")
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(trainer)
+    fit(trainer)
+    assert len(trainer.state_dict()["fits"]) == 1
+    assert fit(build(epochs=4, resume="auto", running_id="a")).progress.epoch == 4
+
+
+class Interrupt(Callback):
+    """Ctrl-C, as a notebook takes it, in the n-th call of an event."""
+
+    def __init__(self, event: str, number: int) -> None:
+        super().__init__()
+        self.left = number
+        setattr(self, f"on_{event}", self.interrupt)
+
+    def interrupt(self, trainer: Any, **arguments: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+
+
+@pytest.mark.usefixtures("notebook")
+@pytest.mark.parametrize("batches", [3, 9, 14])
+def test_after_an_interruption_the_next_fit_on_the_same_data_goes_on_with_the_open_epoch(batches: int) -> None:
+    whole = fit(build())
+    trainer, (train, val) = build([Interrupt("after_train_batch", batches), Checkpoint()], running_id="a"), data()
+    trainer.fit(train, val)
+    torch.rand(3)
+    history = trainer.fit(train, val)
+    assert equal(whole, trainer)
+    assert len(history["train"]["loss"]) == 3 - (batches > 7)
+    assert len(trainer.state_dict()["fits"]) == 1
+    assert equal(whole, fit(build(resume="auto", running_id="a")))
+
+
+@pytest.mark.usefixtures("notebook")
+def test_after_an_interruption_a_fit_on_other_data_says_that_it_begins_an_epoch() -> None:
+    trainer = build([Interrupt("after_train_batch", 9), Checkpoint()])
+    fit(trainer)
+    with pytest.warns(EngineWarning, match="epoch 2 was left open .* other loaders"):
+        fit(trainer)
+    assert trainer.progress.epoch == 3
+
+
+@pytest.mark.usefixtures("notebook")
+def test_an_interruption_while_the_state_is_restored_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepepochs_like import trainer as module
+
+    fit(build([StopAt(12)], resume="auto", running_id="a"))
+    restore = module.restore_run
+
+    def interrupted(trainer: Any) -> Any:
+        opened = restore(trainer)
+        os.kill(os.getpid(), signal.SIGINT)
+        return opened
+
+    trainer = build(seed=4, resume="auto", running_id="a")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "restore_run", interrupted)
+        fit(trainer)
+    fit(trainer)
+    assert equal(fit(build()), trainer)
+
+
+def test_fewer_epochs_than_are_done_are_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    cut = fit(build([StopAt(22)], resume="auto", running_id="a"))
+    trainer = build(resume="auto", running_id="a", epochs=2)
+    trainer.verbose = 1
+    fit(trainer)
+    assert "nothing to do: 2 epochs are done, and 2 were asked for" in capsys.readouterr().out
+    assert same(weights(cut.model.model), weights(trainer.model.model))
+    assert trainer.progress.epoch == 2
+    assert equal(fit(build()), fit(build(resume="auto", running_id="a")))
+
+
+def test_behind_fewer_epochs_than_are_done_the_open_one_can_be_gone_on_with() -> None:
+    fit(build([StopAt(22)], resume="auto", running_id="a"))
+    trainer, (train, val) = build(resume="auto", running_id="a", epochs=2), data()
+    trainer.fit(train, val)
+    trainer.fit(train, val, epochs=1)
+    assert equal(fit(build()), trainer)
+
+
+def test_validation_that_is_owed_at_the_last_step_is_done() -> None:
+    def run(**options: Any) -> Trainer:
+        return fit(build(options.pop("callbacks", []), **options), max_steps=8, val_every_steps=4)
+
+    whole = run()
+    run(callbacks=[StopAt(16)], resume="auto", running_id="a")
+    resumed = run(resume="auto", running_id="a")
+    assert equal(whole, resumed)
+    assert len(resumed.history["val"]["loss"]) == 2
+
+
+def test_another_learning_rate_than_the_run_began_with_is_told() -> None:
+    def run(lr: float) -> Trainer:
+        model = mlp()
+        opt = torch.optim.SGD(model.parameters(), lr)
+        schedule = Optimizer(opt, torch.optim.lr_scheduler.StepLR(opt, 1, 0.5))
+        trainer = Trainer(model, F.cross_entropy, schedule, 2, "cpu", resume="auto", running_id="a", verbose=0)
+        return fit(trainer)
+
+    run(0.1)
+    run(0.1)
+    with pytest.warns(EngineWarning, match=r"optimizer '0' was made with lr=0.3; the run began with 0.1, and goes on"):
+        run(0.3)
+
+
+@pytest.mark.parametrize("batches", [2, 3, 8])
+def test_an_accelerator_goes_on_within_its_accumulation(batches: int) -> None:
+    accelerate = pytest.importorskip("accelerate")
+
+    class Accumulating(EpochTask):
+        def train_step(self, batch_x: Any, batch_y: Any) -> None:
+            with self.accelerator.accumulate(self.model.model):
+                self.loss(self.model(*batch_x), batch_y)
+
+    def run(*callbacks: Callback, **options: Any) -> list[Any]:
+        accelerate.state.AcceleratorState._reset_state(True)
+        accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=3)
+        set_seed(0)
+        model = mlp()
+        model, opt = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        task = Accumulating(list(loader(0, 100, 16)))
+        trainer = Trainer(model, F.cross_entropy, opt, 2, accelerator, callbacks=list(callbacks), verbose=0, **options)
+        trainer.fit(train_tasks=task)
+        return weights(model)
+
+    whole = run()
+    run(StopAt(batches), resume="auto", running_id="a")
+    assert same(whole, run(resume="auto", running_id="a"))
+    accelerate.state.AcceleratorState._reset_state(True)

@@ -91,6 +91,7 @@ EXPECTED = {
         r"the same, uncut:\nfrom the beginning",
         r"weights equal bit for bit: True\nkept .*: epoch 8, accuracy 0\.\d{4}\nkept ",
     ],
+    "23_compiled_step.py": [r"None +(0\.9\d+) .*\nmodel +\1 .*\nstep +\1 .*\nthe weights are the same"],
 }
 
 

@@ -241,7 +241,7 @@ class Helped(Callback):
 def test_the_callback_is_named_however_its_hook_was_written(kind: type[Callback]) -> None:
     with pytest.raises(Boom) as caught:
         trainer(callbacks=[Silent(), kind(), Silent()]).fit(batches(1))
-    assert caught.value.__notes__ == [f"in callback {kind.__name__}.on_after_fit, fit, epoch 3"]
+    assert caught.value.__notes__ == [f"in callback {kind.__name__}.on_after_fit, fit, epoch 2"]
 
 
 class Silent(Callback):

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from deepepochs_like import metrics
 from deepepochs_like.errors import ArgumentError, MetricError, PatchError
+from deepepochs_like.figures import Figures
 from deepepochs_like.patches import ConfusionMetrics, ConfusionPatch, Outputs
+from deepepochs_like.patches.slot import Slot
 from support.classification import Samples, cut, cuts, drawn_samples, samples
 
 
@@ -70,23 +72,58 @@ def test_the_metric_may_change_the_matrix_it_gets() -> None:
     assert patch.matrix().trace() == 3
 
 
-def test_one_matrix_per_batch_is_shared_and_none_of_the_patches_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+def counted(monkeypatch: pytest.MonkeyPatch, where: str) -> list[Any]:
+    """The calls of `confusion_counts` that a module makes from now on."""
+    calls: list[Any] = []
     count = metrics.confusion_counts
 
-    def counted(*args: Any) -> Tensor:
+    def counting(*args: Any, **kwargs: Any) -> Tensor:
         calls.append(args)
-        return count(*args)
+        return count(*args, **kwargs)
 
-    monkeypatch.setattr("deepepochs_like.patches.base.confusion_counts", counted)
-    first, second = ConfusionPatch(metrics.accuracy), ConfusionMetrics()
-    for _ in range(3):
-        outputs = Outputs(torch.eye(3), torch.arange(3))
-        first, second = first.absorb(outputs), second.absorb(outputs)
-        assert outputs.confusion().sum() == 3
-    assert len(calls) == 3
-    assert torch.equal(first.matrix(), 3 * torch.eye(3, dtype=torch.int64))
-    assert torch.equal(first.matrix(), second.matrix())
+    monkeypatch.setattr(where, counting)
+    return calls
+
+
+def taken_in(figures: Figures, batches: int) -> dict[str, Any]:
+    """The figures of so many batches of three samples."""
+    for _ in range(batches):
+        figures.take_outputs(torch.eye(3), torch.arange(3), 3)
+        for slot in figures.fed:
+            slot.take(figures.outputs)
+    return figures.read()
+
+
+def test_small_batches_are_counted_together_once_for_all_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, "deepepochs_like.metrics.confusion_counts")
+    figures = taken_in(Figures([Slot(ConfusionPatch(metrics.accuracy)), Slot(ConfusionMetrics())]), 100)
+    assert len(calls) == 2
+    assert figures["accuracy"] == figures["C.f1"] == 1.0
+
+
+def test_metrics_over_kept_outputs_share_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, "deepepochs_like.patches.base.confusion_counts")
+    wanted = [partial(metrics.f1, average="macro"), metrics.precision, metrics.recall, metrics.confusion_matrix]
+    figures = taken_in(Figures([Slot(metric) for metric in wanted]), 5)
+    assert len(calls) == 1
+    assert figures["f1"] == 1.0
+    assert figures["confusion_matrix"].tolist() == [[5, 0, 0], [0, 5, 0], [0, 0, 5]]
+
+
+def test_merging_and_keeping_a_state_counts_what_was_kept() -> None:
+    first, second = (ConfusionPatch(metrics.accuracy).load(torch.eye(3), torch.arange(3)) for _ in range(2))
+    state = second.state_dict()
+    third = ConfusionPatch(metrics.accuracy)
+    third.load_state_dict(state)
+    assert (first + second).matrix().trace() == (first + third).matrix().trace() == 6
+    assert first.matrix().trace() == third.matrix().trace() == 3
+
+
+def test_predictions_of_any_size_go_together() -> None:
+    patch = ConfusionPatch(metrics.accuracy)
+    for height in (2, 3, 2):
+        patch.absorb(Outputs(torch.rand(2, 4, height, 5), torch.zeros(2, height, 5).long()))
+    assert patch.matrix().sum() == 70
 
 
 def test_labels_out_of_range_are_an_error_when_the_figure_is_read() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import tempfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -333,3 +334,46 @@ def test_a_relative_folder_stays_where_it_was(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path / "elsewhere")
     store.save({}, 2)
     assert steps(store) == [2, 1]
+
+
+def test_a_save_behind_checkpoints_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
+    for step in (20, 30):
+        CheckpointStore(tmp_path).save({"a": step}, step)
+    store = CheckpointStore(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ArgumentError, match=r"step=10: .* up to step 30, .*call restore\(\).*another folder"):
+            store.save({"a": 0}, 10)
+    CheckpointStore(tmp_path).save({"a": 30}, 30)  # nothing was locked, and the same step may be saved again
+    first = store.entries()[-1]
+    assert first.load_into({}) is first
+    store.save({"a": 0}, 25)  # somebody who has looked goes back on purpose
+    store.close()
+    assert CheckpointStore(tmp_path).save({"a": 0}, 31).step == 31
+
+
+def test_two_rules_for_one_folder_keep_what_either_keeps(tmp_path: Path) -> None:
+    first = CheckpointStore(tmp_path, keep_best=1, monitor="a")
+    second = CheckpointStore(tmp_path, keep_last=3, keep_best=1, monitor="b", mode="max")
+    second.join(first)
+    for step, (a, b) in enumerate([(0, 5), (1, 9), (2, 1), (3, 1), (4, 1), (5, 1)]):
+        (first, second)[step % 2].save({}, step, figures={"a": a, "b": b})
+    assert sorted(entry.step for entry in first.entries()) == [0, 1, 3, 4, 5]
+    first.close()
+    CheckpointStore(tmp_path).save({}, 6)
+
+
+def test_a_counter_and_the_versions_of_a_state_dict_come_back(tmp_path: Path) -> None:
+    store, net = CheckpointStore(tmp_path), torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+    schedule = torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD(net.parameters(), 0.1), [2, 2, 5])
+    ordered = OrderedDict(b=1, a=frozenset([1]))
+    store.save({"net": net, "schedule": schedule, "c": Counter("aab"), "o": ordered}, 1)
+    content = store.newest().read()  # type: ignore[union-attr]
+    assert content["net"]._metadata == net.state_dict()._metadata
+    assert content["net"]._metadata["0"] == {"version": 2}
+    assert content["schedule"]["milestones"] == Counter({2: 2, 5: 1})
+    assert (type(content["c"]), content["c"]) == (Counter, Counter("aab"))
+    assert (type(content["o"]), list(content["o"].items())) == (OrderedDict, [("b", 1), ("a", {1})])
+    store.restore({"net": net, "schedule": schedule})
+    assert isinstance(schedule.milestones, Counter)
+    loaded = torch.load(store.entries()[0].path, weights_only=True)
+    assert loaded["net"]._metadata["0"] == {"version": 2}

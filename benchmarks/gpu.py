@@ -1,0 +1,180 @@
+"""What a training loop costs on a GPU: ``python -m benchmarks.gpu``.
+
+Beside the steps per second it tells how often a step makes the host wait for the device, and how long the device has
+nothing to do: a loop that is too slow for its device shows there, and not in the host's time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from deepepochs_like import Trainer
+from deepepochs_like.metrics import accuracy
+
+from .loops import adam
+from .report import table
+from .statistics import spread
+from .workloads import WORKLOADS, Workload
+
+Batches = list[Any]
+Loop = Callable[[nn.Module, Batches, int], Any]
+
+#: Epochs of the two runs whose difference leaves out what is done once per run, and of a run that is timed.
+SHORT, LONG, TIMED = 1, 3, 5
+
+
+def by_hand(net: nn.Module, batches: Batches, epochs: int) -> list[tuple[float, float]]:
+    """The loop by hand: loss and accuracy stay on the device and are read once per epoch."""
+    opt, figures = adam(net, fused=True), []
+    device = batches[0][1].device
+    net.train()
+    for _ in range(epochs):
+        total, right = torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.int64)
+        n = 0
+        for x, y in batches:
+            out = net(x)
+            loss = F.cross_entropy(out, y)
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+            total += loss.detach() * len(y)
+            right += (out.detach().argmax(1) == y).sum()
+            n += len(y)
+        figures.append((total.item() / n, right.item() / n))
+    return figures
+
+
+def tutorial(net: nn.Module, batches: Batches, epochs: int) -> None:
+    """The loop of tutorials, which reads loss and accuracy back after every step."""
+    opt = adam(net, fused=False)
+    net.train()
+    for _ in range(epochs):
+        total, right = 0.0, 0.0
+        for x, y in batches:
+            opt.zero_grad()
+            out = net(x)
+            loss = F.cross_entropy(out, y)
+            loss.backward()
+            opt.step()
+            total += loss.item() * len(y)
+            right += (out.argmax(1) == y).sum().item()
+
+
+def ours(net: nn.Module, batches: Batches, epochs: int) -> Any:
+    """This library, showing nothing."""
+    device = batches[0][1].device
+    opt = adam(net, fused=True)
+    return Trainer(
+        net, F.cross_entropy, opt, epochs=epochs, device=device, metrics=[accuracy], verbose=0
+    ).fit(batches)  # fmt: skip
+
+
+LOOPS: dict[str, Loop] = {"by hand": by_hand, "by hand again": by_hand, "tutorial": tutorial, "lean": ours}
+
+
+def on_device(work: Workload, device: torch.device) -> Batches:
+    """The batches of training, on the device: what is measured is the loop, not the way there."""
+    return [(x.to(device), y.to(device)) for x, y in work.loaders()[0]]
+
+
+def seconds(loop: Loop, work: Workload, batches: Batches) -> float:
+    """Wall time of a run, until the device is done with it."""
+    net = work.model().to(batches[0][1].device)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    loop(net, batches, TIMED)
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def waits(loop: Loop, work: Workload, batches: Batches, epochs: int) -> int:
+    """How often a run makes the host wait for the device, as torch counts it."""
+    net = work.model().to(batches[0][1].device)
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            loop(net, batches, epochs)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return sum("synchronizing" in str(warning.message) for warning in caught)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of the spans lasted."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def idle_share(loop: Loop, work: Workload, batches: Batches) -> float:
+    """The share of time, from the first kernel of a run to its last, in which the device did nothing.
+
+    The profiler slows the host, so that this is more than without it; it is the same for all.
+    """
+    net = work.model().to(batches[0][1].device)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        loop(net, batches, LONG)
+        torch.cuda.synchronize()
+    events = [event for event in profiler.events() or [] if event.device_type.name == "CUDA"]
+    spans: list[tuple[float, float]] = [(event.time_range.start, event.time_range.end) for event in events]
+    if not spans:
+        return float("nan")
+    whole = max(end for _, end in spans) - min(start for start, _ in spans)
+    return 1 - covered(spans) / whole
+
+
+def measured(work: Workload, device: torch.device, rounds: int) -> str:
+    """One workload: a table."""
+    batches = on_device(work, device)
+    taken: dict[str, list[float]] = {name: [] for name in LOOPS}
+    for loop in LOOPS.values():
+        seconds(loop, work, batches)  # kernels are loaded when they are first used
+    for number in range(rounds):
+        names = list(LOOPS)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            taken[name].append(seconds(LOOPS[name], work, batches))
+    lines = []
+    for name, loop in LOOPS.items():
+        rate = spread([TIMED * len(batches) / wall for wall in taken[name]])
+        extra = waits(loop, work, batches, LONG) - waits(loop, work, batches, SHORT)
+        lines.append(
+            [
+                name,
+                "",
+                f"{rate.median:.0f}",
+                f"{rate.low:.0f}–{rate.high:.0f}",
+                f"{extra / ((LONG - SHORT) * len(batches)):.2f}",
+                f"{idle_share(loop, work, batches):.0%}",
+            ]
+        )
+    head = ("loop", "", "steps/s", "quartiles", "waits/step", "device idle")
+    return f"## {work.name}: training alone, data on the device\n\n{table(head, lines)}"
+
+
+def main() -> int:
+    """Measure and print; without a GPU say so and exit with 1."""
+    if not torch.cuda.is_available():
+        print("There is no CUDA device here, so there is nothing to measure.", file=sys.stderr)
+        return 1
+    device = torch.device("cuda")
+    print(f"{torch.cuda.get_device_name(device)}; torch {torch.__version__}\n")
+    for name in ("w1", "w2", "w4"):
+        print(measured(WORKLOADS[name], device, rounds=9), end="\n\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

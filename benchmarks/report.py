@@ -1,0 +1,152 @@
+"""The results as tables that read well as they are printed."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .contender import Contender
+from .footprint import Footprint
+from .measure import Record
+from .statistics import Spread, ratios, spread
+from .workloads import Workload
+
+NONE = "–"
+HEAD = ("contender", "÷ by", "CPU µs/step", "CPU", "quartiles", "wall", "CPU ÷ naive", "calls: loss", "calls: as run",
+        "peak MB", "weights")  # fmt: skip
+
+EXPLANATION = """\
+Every round runs each contender once, in a shuffled order; times are divided by those of another contender in the same
+round ("÷ by"), and what is shown are medians over the rounds, with quartiles for CPU time. CPU time includes that of
+workers. `best again` is the best loop a second time: differences as small as its own mean nothing. Peers run in a
+process of their own beside the best loop, in the same rounds, and are divided by that.
+
+CPU µs/step is the time of the whole fit, validation included, by the number of updates. Calls are Python and C calls
+per training step beyond those of the loop that adds up its loss and does nothing else: once with the loss alone, and
+once as the contender is run here. Peak MB is that of a fresh process. Weights: "equal" is to the bit, to those of the
+best loop ("default": to those of `naive`, which has the unfused optimizer, too); else the largest difference. All
+report the same figures, to 1e-6, or to as much as their weights may differ. Whoever differs is named below the table,
+and not ranked.\
+"""
+
+
+@dataclass
+class Row:
+    """What the table says of a contender beside its times."""
+
+    contender: Contender
+    record: Record
+    base: Record
+    naive: Record | None = None
+    calls_loss: float | None = None
+    calls_run: float | None = None
+    peak: float | None = None
+
+    @property
+    def cpu(self) -> Spread:
+        """Its CPU time by its base's."""
+        return spread(ratios(self.record.cpu, self.base.cpu))
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number, or the sign that there is none."""
+    return NONE if value is None else format(value, form)
+
+
+def cells(row: Row, steps: int) -> list[str]:
+    """A line of the table."""
+    cpu, wall = row.cpu, spread(ratios(row.record.wall, row.base.wall))
+    naive = None if row.naive is None else spread(ratios(row.record.cpu, row.naive.cpu)).median
+    apart = row.record.apart
+    return [
+        row.contender.name,
+        row.contender.base,
+        f"{1e6 * spread(row.record.cpu).median / steps:.0f}",
+        number(cpu.median, ".3f"),
+        f"{cpu.low:.3f}–{cpu.high:.3f}",
+        number(wall.median, ".3f"),
+        number(naive),
+        number(row.calls_loss, "+.1f"),
+        number(row.calls_run, "+.1f"),
+        number(row.peak, ".0f"),
+        "equal" if apart == 0 else f"to {apart:.0e}",
+    ]
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns lined up; all but the first two are numbers."""
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+
+    def laid_out(line: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [("-" * (w - 1)) + ("-" if i < 2 else ":") for i, w in enumerate(widths)]
+    return "\n".join([laid_out(head), f"| {' | '.join(rule)} |", *map(laid_out, lines)])
+
+
+def workload_report(work: Workload, rows: Sequence[Row]) -> str:
+    """One workload: the table, the control, and who is not ranked."""
+    ranked = sorted((row for row in rows if not row.record.fault and row.record.cpu), key=lambda row: row.cpu.median)
+    parts = [f"## {work.name}: {work.title}", table(HEAD, [cells(row, work.steps) for row in ranked])]
+    again = [row for row in rows if row.contender.name.startswith("best again")]
+    # With checkpoints the control is the pair that leaves them out: the other one measures what they cost.
+    parts.extend(control(row) for row in again[-1:] if row.record.cpu)
+    if faults := [f"- {row.contender.name}: {row.record.fault}" for row in rows if row.record.fault]:
+        parts.append("Not ranked:\n\n" + "\n".join(faults))
+    return "\n\n".join(parts)
+
+
+def control(row: Row) -> str:
+    """What the same loop came to, run twice."""
+    cpu, wall = row.cpu, spread(ratios(row.record.wall, row.base.wall))
+    return (
+        f"A/A: {row.contender.name} ÷ {row.contender.base} is {cpu.median:.3f} ({cpu.low:.3f}–{cpu.high:.3f}) "
+        f"in CPU time, {wall.median:.3f} ({wall.low:.3f}–{wall.high:.3f}) in wall time."
+    )
+
+
+def fixed_report(costs: Mapping[str, Spread]) -> str:
+    """The fixed costs."""
+    lines = [[what, "", f"{s.median:+.2f}", f"{s.low:+.2f}–{s.high:+.2f}"] for what, s in costs.items()]
+    return "## Fixed costs: this library beyond the best loop\n\n" + table(("", "", "CPU ms", "quartiles"), lines)
+
+
+def footprint_report(prints: Sequence[Footprint], notes: Sequence[str]) -> str:
+    """What installing and importing takes, and whom that is not known of."""
+    head = ("library", "version", "import s", "beyond torch", "packages", "MB")
+    lines = [
+        [p.name, p.version, f"{p.seconds:.2f}", f"{p.seconds - p.torch:.2f}", str(p.packages), f"{p.megabytes:.1f}"]
+        for p in prints
+    ]
+    explained = (
+        "Import times are the quickest of fresh processes, torch's own included. Packages and MB are what installing\n"
+        "adds to torch and NumPy."
+    )
+    return "\n\n".join(["## Installing and importing", table(head, lines), explained, *notes])
+
+
+def machine() -> str:
+    """The machine and the versions, without names of anything that is somebody's."""
+    model = "an unknown CPU"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}, {cores} cores, one thread; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def whole(command: str, rounds: int, parts: Sequence[str]) -> str:
+    """The report as it is written down."""
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    facts = f"{today}; {machine()}; {rounds} rounds: `{command}`"
+    return "\n\n".join(["# What a training loop costs", facts, EXPLANATION, *parts]) + "\n"

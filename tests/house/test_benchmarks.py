@@ -1,0 +1,260 @@
+"""The benchmarks measure what they say: contenders do the same work, figures are right, the command runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from support.repo import ROOT
+
+if not (ROOT / "benchmarks").is_dir():
+    pytest.skip("the benchmarks are not part of these sources", allow_module_level=True)
+
+
+def _package() -> None:
+    """Make `benchmarks` importable by itself: the root of the checkout is kept off the path."""
+    spec = importlib.util.spec_from_file_location("benchmarks", ROOT / "benchmarks" / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def part(name: str) -> ModuleType:
+    """A module of the benchmarks."""
+    if "benchmarks" not in sys.modules:
+        _package()
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+by_hand, calls, consoles, gpu, install_peers, loops = map(
+    part, ("by_hand", "calls", "consoles", "gpu", "install_peers", "loops")
+)
+measure, ours, peers, registry, report, statistics, workloads = map(
+    part, ("measure", "ours", "peers", "registry", "report", "statistics", "workloads")
+)
+WORKLOADS = workloads.WORKLOADS
+
+
+def little(name: str) -> Any:
+    return workloads.quick(WORKLOADS[name])
+
+
+# The loops.
+
+
+def run(loop: Any, name: str = "w1", **options: Any) -> tuple[list[torch.Tensor], Any]:
+    work = little(name)
+    net = work.model()
+    rows = loop(net, *work.loaders(), epochs=2, **options)
+    return list(net.state_dict().values()), rows
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_the_loops_agree(heavy: bool) -> None:
+    naive_weights, naive_rows = run(loops.naive, heavy=heavy)
+    best_weights, best_rows = run(loops.best, heavy=heavy)
+    assert measure.distance(naive_weights, best_weights) < 1e-6
+    assert measure.different_figure(best_rows, naive_rows) == ""
+    assert set(best_rows[1]["val"]) == {"loss", "accuracy"} | ({"precision", "recall", "f1", "cm"} if heavy else set())
+
+
+def test_how_often_the_best_loop_reduces_changes_nothing() -> None:
+    weights, rows = run(loops.best, heavy=True, every=1)
+    others, other_rows = run(loops.best, heavy=True)
+    assert measure.distance(weights, others) == 0
+    assert measure.different_figure(rows, other_rows) == ""
+
+
+def test_the_baseline_trains_as_the_best_loop_does() -> None:
+    work, (weights, _) = little("w1"), run(loops.best)
+    net = work.model()
+    loops.totals_its_loss(net, loops.adam(net, fused=True), work.loaders()[0], 2)
+    assert measure.distance(list(net.state_dict().values()), weights) == 0
+
+
+def test_macro_figures() -> None:
+    found = loops.macro(torch.tensor([[1, 1], [0, 2]]))
+    assert found["precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["recall"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+
+
+# The contenders.
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_ours_end_with_the_weights_and_figures_of_the_loops(name: str) -> None:
+    # Where a step takes long, one of ours is enough: what differs between them is shown by the quick ones.
+    few = registry.chosen(registry.local(), ["lean", "naive"] if name in ("w4", "w5", "w6") else [""])
+    session = measure.Session(little(name), few)
+    session.round()
+    assert {n: record.fault for n, record in session.records.items() if record.fault} == {}
+    assert all(session.records[c.name].apart == 0 for c in ours.OURS if c.name in session.contenders)
+    assert {"best", "naive", "lean"} <= set(session.contenders)
+
+
+def test_a_contender_that_trains_otherwise_is_found_out() -> None:
+    def without_training(job: Any) -> Any:
+        return loops.best(job.net, job.train_dl, job.val_dl, epochs=0)
+
+    def wrong_figures(job: Any) -> Any:
+        rows = loops.best(job.net, job.train_dl, job.val_dl, epochs=job.epochs)
+        rows[0]["val"]["loss"] += 1e-4
+        return rows
+
+    def broken(job: Any) -> Any:
+        raise OSError("no luck")
+
+    wrong = {"idle": without_training, "wrong": wrong_figures, "broken": broken}
+    session = measure.Session(
+        little("w1"), [by_hand.BEST, *(replace(by_hand.BEST, name=n, run=loop) for n, loop in wrong.items())]
+    )
+    session.round()
+    session.round()
+    faults = {name: record.fault for name, record in session.records.items()}
+    assert faults["best"] == ""
+    assert faults["idle"].startswith("its weights differ from those of best by")
+    assert faults["wrong"].startswith("its figures differ from those of best: val loss of epoch 1 is ")
+    assert faults["broken"] == "failed: OSError: no luck"
+    records = session.records
+    rows = [report.Row(c, records[c.name], records["best"]) for c in session.contenders.values()]
+    text = report.workload_report(session.work, rows)
+    assert "| idle" not in text
+    assert "- broken: failed: OSError: no luck" in text
+
+
+def test_checkpoints_are_compared_with_the_same_contender_without_them() -> None:
+    session = measure.Session(little("w6"), registry.chosen(registry.local(), ["lean"]))
+    assert session.contenders["lean"].base == "lean (no files)"
+    assert session.contenders["lean (no files)"].base == "best (no files)"
+    assert session.contenders["lean"].job(session.work).save_every == 1
+    assert session.contenders["lean (no files)"].job(session.work).save_every is None
+
+
+def test_rounds_are_shuffled_the_same_way_each_time() -> None:
+    one, other = (measure.Session(little("w1"), registry.local()) for _ in range(2))
+    orders = []
+    for number in range(4):
+        one.rounds = other.rounds = number
+        assert one.order() == other.order()
+        orders.append(tuple(one.order()))
+    assert len(set(orders)) > 1
+
+
+def test_peers_are_listed_once_and_can_be_installed() -> None:
+    names = [peer.name for peer in peers.PEERS]
+    assert len(set(names)) == len(names)
+    assert not any("," in name for name in [*names, *(c.name for c in registry.local())])
+    assert {name.partition(" ")[0] for name in names} == set(install_peers.PACKAGES) == set(peers.MODULES)
+
+
+@pytest.mark.parametrize(("console", "watched"), [("to_pipe", False), ("to_terminal", True)])
+def test_consoles_are_what_they_say(console: str, watched: bool) -> None:
+    before = sys.stdout
+    with getattr(consoles, console)():
+        assert sys.stdout.isatty() is watched
+        print("nobody sees this")
+    assert sys.stdout is before
+    with pytest.raises(KeyError), getattr(consoles, console)():
+        raise KeyError
+    assert sys.stdout is before
+
+
+# The statistics.
+
+
+def test_quartiles() -> None:
+    assert statistics.spread([3.0]) == statistics.Spread(3.0, 3.0, 3.0)
+    assert statistics.spread([4.0, 1.0, 3.0, 2.0]) == statistics.Spread(1.75, 2.5, 3.25)
+    assert statistics.spread([5, 1, 4, 2, 3]) == statistics.Spread(2, 3, 4)
+    with pytest.raises(ValueError, match="no values"):
+        statistics.spread([])
+
+
+def test_ratios_are_those_of_a_round() -> None:
+    assert statistics.ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        statistics.ratios([1.0], [1.0, 2.0])
+
+
+def test_distance() -> None:
+    a = [torch.tensor([1.0, -math.inf])]
+    assert measure.distance(a, [torch.tensor([1.0, -math.inf])]) == 0
+    assert measure.distance(a, [torch.tensor([1.5, -math.inf])]) == 0.5
+    assert measure.distance(a, [torch.tensor([math.nan, -math.inf])]) == math.inf
+    assert measure.distance(a, [torch.tensor([1.0])]) == math.inf
+
+
+def test_figures_are_compared_by_name_and_value() -> None:
+    rows = [{"train": {"loss": 1.0, "cm": torch.eye(2)}}]
+    assert measure.different_figure([{"train": {"loss": 1.0 + 1e-7, "cm": torch.eye(2), "more": 1}}], rows) == ""
+    assert measure.different_figure([{"train": {"loss": 1.0}}], rows) == "no train cm"
+    assert "train loss of epoch 1 is 1.1" in measure.different_figure([{"train": {"loss": 1.1}}], rows)
+    assert measure.different_figure([], rows) == "0 epochs, not 1"
+
+
+def test_calls_are_counted_the_same_each_time() -> None:
+    work = little("w1")
+    lean = next(contender for contender in ours.OURS if contender.name == "lean")
+    first, second = (calls.calls_over_baseline(lean, work, "accuracy") for _ in range(2))
+    assert first == second
+    assert calls.calls_over_baseline(by_hand.TOTALS, work, "loss") == 0
+    assert calls.calls_over_baseline(by_hand.BEST, work, "loss") is None
+
+
+def test_the_time_that_spans_cover() -> None:
+    assert gpu.covered([]) == 0
+    assert gpu.covered([(0, 2), (1, 3), (5, 6), (5.5, 5.7)]) == 4
+
+
+def test_the_loops_for_gpus_train_as_the_best_loop_does() -> None:
+    work = little("w1")
+    batches = gpu.on_device(work, torch.device("cpu"))
+    weights, rows = run(loops.best)
+    net = work.model()
+    figures = gpu.by_hand(net, batches, 2)
+    assert measure.distance(list(net.state_dict().values()), weights) == 0
+    assert figures[1] == pytest.approx((rows[1]["train"]["loss"], rows[1]["train"]["accuracy"]))
+    net = work.model()
+    gpu.ours(net, batches, 2)
+    assert measure.distance(list(net.state_dict().values()), weights) == 0
+
+
+# The command.
+
+
+def command(*options: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_the_command_prints_a_table_and_its_control() -> None:
+    done = command("--quick", "--workloads", "w1", "--rounds", "2", "--contenders", "lean,best again")
+    assert done.returncode == 0, done.stderr
+    assert "A/A: best again ÷ best is" in done.stdout
+    assert "| lean " in done.stdout
+    assert "a fit of one batch" in done.stdout
+    assert "Not ranked" not in done.stdout
+
+
+@pytest.mark.parametrize("wrong", [["--workloads", "w9"], ["--rounds", "0"], ["--contenders", "nobody"]])
+def test_the_command_refuses_what_it_does_not_know(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        part("__main__").arguments(wrong)
+    assert refused.value.code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_command_for_gpus_says_so_and_fails() -> None:
+    assert gpu.main() == 1

@@ -1,0 +1,198 @@
+"""Backward passes and steps without what torch puts around them are torch's own, to the last bit."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from deepepochs_like import bare
+from support.digits import loader, mlp
+
+OPTIMIZERS = [
+    kind
+    for name in sorted(torch.optim.__all__)
+    if isinstance(kind := getattr(torch.optim, name), type) and issubclass(kind, torch.optim.Optimizer)
+]
+
+
+def batches() -> list[Any]:
+    return list(loader(0, 60, 20))
+
+
+def trained(kind: Any, step: Callable[[Any], None], **options: Any) -> list[Tensor]:
+    """The weights and gradients after three updates."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 10, bias=False)) if kind.__name__ == "Muon" else mlp()
+    optimizer = kind(net.parameters(), **options)
+    for x, y in batches():
+        F.cross_entropy(net(x), y).backward()
+        step(optimizer)
+        optimizer.zero_grad()
+    return [p.detach() for p in net.parameters()]
+
+
+@pytest.mark.parametrize("kind", [k for k in OPTIMIZERS if k.__name__ not in ("LBFGS", "SparseAdam", "Optimizer")])
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_optimizer_of_torch_makes_the_same_update(kind: Any, fused: bool) -> None:
+    options = {"lr": 0.01} | ({"fused": True} if fused else {})
+    try:
+        kind([nn.Parameter(torch.ones(2, 2))], **options)
+    except TypeError:
+        pytest.skip("it has no fused form")
+    plain = trained(kind, lambda o: o.step(), **options)
+    mine = trained(kind, lambda o: bare.step(o, bare.bare_step(o)), **options)
+    assert bare.bare_step(kind([nn.Parameter(torch.ones(2, 2))], **options)) is not None
+    assert all(torch.equal(a, b) for a, b in zip(plain, mine, strict=True))
+
+
+def test_a_step_is_made_with_gradients_off_and_leaves_them_as_they_were() -> None:
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    F.cross_entropy(net(torch.ones(4, 64)), torch.zeros(4, dtype=torch.int64)).backward()
+    bare.step(optimizer, bare.bare_step(optimizer))
+    assert torch.is_grad_enabled()
+    assert not any(value.requires_grad for state in optimizer.state.values() for value in state.values())
+    with torch.no_grad():
+        bare.step(optimizer, bare.bare_step(optimizer))
+        assert not torch.is_grad_enabled()
+
+
+class Own(torch.optim.SGD):
+    """An optimizer of the user's."""
+
+    stepped = 0
+
+    def step(self, closure: Any = None) -> Any:
+        Own.stepped += 1
+        return super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(False)
+
+
+def test_an_optimizer_of_the_users_own_is_stepped_and_cleared_by_itself() -> None:
+    net = mlp()
+    optimizer = Own(net.parameters(), lr=0.1)
+    net(torch.ones(1, 64)).sum().backward()
+    assert bare.bare_step(optimizer) is None
+    bare.step(optimizer, None)
+    bare.zero_grad(optimizer)
+    assert Own.stepped == 1
+    assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
+
+
+def heard_by(listen: Callable[[Any, Callable[..., None]], Any]) -> int:
+    """How often somebody who listens hears of one step."""
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters())
+    known, heard = bare.bare_step(optimizer), 0
+
+    def hear(*ignored: Any) -> None:
+        nonlocal heard
+        heard += 1
+
+    handle = listen(optimizer, hear)
+    net(torch.ones(1, 64)).sum().backward()
+    try:
+        bare.step(optimizer, known)
+    finally:
+        handle.remove()
+    return heard
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        lambda optimizer, hear: optimizer.register_step_pre_hook(hear),
+        lambda optimizer, hear: optimizer.register_step_post_hook(hear),
+        lambda optimizer, hear: register_optimizer_step_pre_hook(hear),
+        lambda optimizer, hear: register_optimizer_step_post_hook(hear),
+    ],
+)
+def test_hooks_on_a_step_are_called_once(listen: Any) -> None:
+    assert heard_by(listen) == 1
+
+
+def test_a_profiler_finds_the_steps_label() -> None:
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 64)).sum().backward()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        bare.step(optimizer, bare.bare_step(optimizer))
+    assert any(event.key == "Optimizer.step#Adam.step" for event in profile.key_averages())
+
+
+def test_a_scheduler_notes_the_first_step() -> None:
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters())
+    known = bare.bare_step(optimizer)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    net(torch.ones(1, 64)).sum().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            bare.step(optimizer, known)
+            scheduler.step()
+
+
+def test_a_step_that_somebody_replaced_is_the_one_that_is_made() -> None:
+    optimizer: Any = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    known, made = bare.bare_step(optimizer), []
+    optimizer.step = lambda: made.append(1)
+    bare.step(optimizer, known)
+    assert made == [1]
+
+
+def gradients(net: nn.Module, backward: Callable[[Any], None], loss: Tensor) -> list[Tensor | None]:
+    backward(loss)
+    return [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gradients_are_those_of_a_plain_backward(dtype: torch.dtype) -> None:
+    net = mlp().to(dtype)
+    twin, (x, y) = copy.deepcopy(net), batches()[0]
+    mine = gradients(net, bare.backward, F.cross_entropy(net(x.to(dtype)), y))
+    plain = gradients(twin, lambda loss: loss.backward(), F.cross_entropy(twin(x.to(dtype)), y))
+    assert all(a is not None and b is not None and torch.equal(a, b) for a, b in zip(mine, plain, strict=True))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        torch.ones(2, requires_grad=True) * 2,
+        torch.ones((), requires_grad=True, dtype=torch.complex64) * 2,
+        torch.ones(()),
+    ],
+)
+def test_what_cannot_be_backpropagated_is_torchs_own_error(loss: Tensor) -> None:
+    with pytest.raises(RuntimeError) as plain:
+        loss.backward()  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError) as mine:
+        bare.backward(loss)
+    assert str(mine.value) == str(plain.value)
+
+
+def test_a_tensor_of_another_kind_and_a_function_mode_are_asked() -> None:
+    called: list[str] = []
+
+    class Loss(Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(getattr(func, "__name__", ""))
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    weight = torch.ones((), requires_grad=True)
+    bare.backward((weight * 2).as_subclass(Loss))
+    assert "backward" in called
+    with torch.device("cpu"):
+        bare.backward(weight * 3)
+    assert weight.grad == 5
