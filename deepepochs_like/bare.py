@@ -2,20 +2,30 @@
 
 Around every backward pass and every step torch checks, labels and announces, in Python: for its profilers, for hooks,
 for tensors of other kinds. On a small model that is a fifth of the whole step (`docs/performance.md`). Where nobody
-listens, what is called here is the same function with the same arguments, and so are its results; where anybody does,
-it is torch's own method.
+listens, what is called here is the same function with the same arguments, and so are its results. Where anybody does,
+or where anything in between is not torch's own, it is torch's own method, or whatever has been put in its place.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.autograd.graph import _engine_run_backward
-from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    _use_grad_for_differentiable,
+)
+
+#: What torch has under these names: whoever replaces one of them is to be heard.
+_BACKWARD, _ENGINE, _ZERO_GRAD = torch.Tensor.backward, torch.autograd.backward, Optimizer.zero_grad
+#: The code of what torch puts around a step: for profilers and hooks, and for the grad mode.
+_ANNOUNCES = Optimizer.profile_hook_step(lambda self: None).__code__
+_SETS_GRAD = (_use_grad_for_differentiable(lambda self: None).__code__, torch.no_grad()(lambda self: None).__code__)
 
 
 def backward(loss: Any) -> None:
@@ -25,21 +35,27 @@ def backward(loss: Any) -> None:
         or loss.ndim
         or not loss.is_floating_point()
         or torch._C._is_torch_function_mode_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch.Tensor.backward is not _BACKWARD
+        or torch.autograd.backward is not _ENGINE
     ):
-        torch.Tensor.backward(loss)  # type: ignore[no-untyped-call]  # torch's own
+        loss.backward()
         return
     ones = torch.ones_like(loss)
     _engine_run_backward((loss,), (ones,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
-def step(optimizer: Any, bare: Callable[[Any], Any] | None) -> None:
-    """``optimizer.step()``, of which `bare_step` has returned `bare`."""
+def step(optimizer: Any) -> None:
+    """``optimizer.step()``."""
+    own = type(optimizer).step
+    bare = bare_step(own)
     if (
         bare is None
         or optimizer._optimizer_step_pre_hooks
         or _global_optimizer_pre_hooks
         or _global_optimizer_post_hooks
-        or ("step" in vars(optimizer) and not _is_counted(optimizer))
+        or optimizer.defaults.get("differentiable", False)
+        or ("step" in vars(optimizer) and not _is_counted(optimizer, own))
         or torch._C._autograd._profiler_enabled()
     ):
         optimizer.step()
@@ -56,7 +72,7 @@ def step(optimizer: Any, bare: Callable[[Any], Any] | None) -> None:
 
 def zero_grad(optimizer: Any) -> None:
     """``optimizer.zero_grad()``."""
-    if type(optimizer).zero_grad is not Optimizer.zero_grad:
+    if type(optimizer).zero_grad is not _ZERO_GRAD or "zero_grad" in vars(optimizer):
         optimizer.zero_grad()
         return
     for group in optimizer.param_groups:
@@ -64,13 +80,25 @@ def zero_grad(optimizer: Any) -> None:
             parameter.grad = None
 
 
-def bare_step(optimizer: Any) -> Callable[[Any], Any] | None:
-    """The step of one of torch's optimizers as it is written; None of any other's, which may be wrapped by anybody."""
-    kind = type(optimizer)
-    own = f"{kind.__module__}.".startswith("torch.optim.") and getattr(kind.step, "hooked", False)
-    return inspect.unwrap(kind.step) if own and not optimizer.defaults.get("differentiable", False) else None
+@lru_cache
+def bare_step(step: Any) -> Callable[[Any], Any] | None:
+    """The step of one of torch's optimizers as it is written, inside what it is known to be wrapped in; else None.
+
+    Args:
+        step: the function that an optimizer's class has under this name.
+    """
+    if getattr(step, "__code__", None) is not _ANNOUNCES:
+        return None
+    inner = step.__wrapped__
+    if inner.__code__ in _SETS_GRAD:
+        inner = inner.__wrapped__
+    return inner if inner.__globals__["__name__"].startswith("torch.optim.") else None
 
 
-def _is_counted(optimizer: Any) -> bool:
-    """Tell whether its own `step` is what a scheduler put there, only to note that there has been a first step."""
-    return hasattr(optimizer.step, "_wrapped_by_lr_sched") and getattr(optimizer, "_opt_called", False)
+def _is_counted(optimizer: Any, step: Any) -> bool:
+    """Tell whether an optimizer's own `step` is what a scheduler puts around its class's, to note a first step."""
+    code = getattr(vars(optimizer)["step"], "__code__", None)
+    if code is None or code.co_filename != lr_scheduler.__file__ or "func" not in code.co_freevars:
+        return False
+    inner = vars(optimizer)["step"].__closure__[code.co_freevars.index("func")].cell_contents
+    return inner is step and getattr(optimizer, "_opt_called", False)

@@ -40,6 +40,8 @@ class Ending:
         self.run_folder: RunFolder | None = None
         self.resuming: StateDict | None = None
         self.resumed = False
+        #: Whether a fit was passed over, so that until the next one the weights are those that the script built.
+        self.passed = False
         self.aside: Any = None
         self.said: set[str] = set()
 

@@ -25,6 +25,7 @@ class Evaluation:
     _run_stage: Any
     running: str
     stop_reason: str
+    passed: bool
     use_weights: Any
 
     def validate(
@@ -86,6 +87,12 @@ class Evaluation:
         return figures
 
     def _look_at(self, weights: Any) -> None:
+        if weights is None and self.passed:
+            message = (
+                "a fit was passed over, as it had ended before; until the next one the weights are those that the "
+                "script built, and so are the results: pass weights='last', 'best' or a path"
+            )
+            warnings.warn(message, EngineWarning, stacklevel=3)
         if weights is None:
             return
         if self.running:

@@ -54,7 +54,7 @@ def explain_loaders(trainer: Any, loaders: Sequence[Any]) -> list[str]:
         sources = [task.source_of(stage) for stage, tasks in trainer.stage_tasks.items() for task in tasks]
     lines = []
     for source in sources:
-        source.columns()
+        source.look()
         lines.append(f"{source.name}: {source.path}")
     return lines
 

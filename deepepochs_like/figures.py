@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -118,12 +119,14 @@ class Figures:
                 EngineWarning,
                 stacklevel=2,
             )
-        for leader in self._leaders:
-            if leader.family == "tensor":
-                leader.patch.join()
         for slot, leader in self._followers:
             slot.follow(leader)
-        figures = self._read([*((s.name, s.patch) for s in self.slots if s.taken), *self.patches.items()])
+        with ExitStack() as reading:
+            for leader in self._leaders:
+                if leader.family == "tensor" and leader.taken:
+                    others = [slot.patch for slot, first in self._followers if first is leader]
+                    reading.enter_context(leader.patch.reading(others))
+            figures = self._read([*((s.name, s.patch) for s in self.slots if s.taken), *self.patches.items()])
         for slot in self.slots:
             slot.check_mean()
         return figures
@@ -171,7 +174,7 @@ class Figures:
                 add_named(value, name, check_value(patch(), name))
                 value = {key: number.tolist() for key, number in read_out(value)[0].items()}
             patches[name] = {"state": patch.state_dict(), "value": value}
-        slots = [slot.state_dict() if slot in self._leaders else None for slot in self.slots]
+        slots = [slot.state_dict() if slot in self._leaders else {"follows": True} for slot in self.slots]
         return {"batches": self.batches, "loss": self.losses.state_dict(), "slots": slots, "patches": patches}
 
     def load_state_dict(self, state: StateDict, device: torch.device | None = None) -> None:
@@ -187,7 +190,14 @@ class Figures:
         self.batches = state["batches"]
         self.losses.load_state_dict(state["loss"], device)
         for slot, saved in zip(self.slots, state["slots"], strict=True):
-            slot.load_state_dict(saved, device)
+            follows = saved is not None and saved.get("follows") is True
+            if follows and slot in self._leaders:
+                raise StateError(
+                    f"the epoch was cut off when metric {slot.name!r} was added up with another one's outputs, which "
+                    "it is not now: resume with the metrics, and the metric_patch, of the run"
+                )
+            if not follows and slot in self._leaders:
+                slot.load_state_dict(saved, device)
         self._saved = dict(state["patches"])
 
 

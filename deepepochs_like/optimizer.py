@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from .bare import bare_step
 from .errors import ArgumentError, ArgumentTypeError, StateError, did_you_mean
 from .types import StateDict
 
@@ -83,8 +82,6 @@ class Optimizer:
             )
         self.opt, self.scheduler = opt, scheduler
         self.sched_on, self.sched_with_loss, self.monitor = sched_on, sched_with_loss, monitor
-        #: Its step without what torch puts around it, where that is known.
-        self.bare = bare_step(opt)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

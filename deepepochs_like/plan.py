@@ -152,7 +152,7 @@ def plan_fit(
         asked = {"epochs": trainer.epochs if epochs is None and max_steps is None else epochs, "max_steps": max_steps}
         if (history := passed_over(trainer, asked)) is not None:
             close_run(trainer)
-            plan.passed = history
+            plan.passed, trainer.passed = history, True
             return plan
         take_up(trainer, plan.stages)
         here = trainer.pending is not None and "here" in trainer.pending

@@ -217,6 +217,7 @@ def restore_run(trainer: Any) -> None:
     Raises:
         StateError: there are fewer or more tasks than when the state was taken.
     """
+    trainer.passed = False
     if trainer.stopping:
         return
     if trainer.resuming is not None:  # read when the fit began, loaded now: no before_fit can undo it

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -48,8 +50,8 @@ def test_every_optimizer_of_torch_makes_the_same_update(kind: Any, fused: bool) 
     except TypeError:
         pytest.skip("it has no fused form")
     plain = trained(kind, lambda o: o.step(), **options)
-    mine = trained(kind, lambda o: bare.step(o, bare.bare_step(o)), **options)
-    assert bare.bare_step(kind([nn.Parameter(torch.ones(2, 2))], **options)) is not None
+    mine = trained(kind, lambda o: bare.step(o), **options)
+    assert bare.bare_step(kind.step) is not None
     assert all(torch.equal(a, b) for a, b in zip(plain, mine, strict=True))
 
 
@@ -57,11 +59,11 @@ def test_a_step_is_made_with_gradients_off_and_leaves_them_as_they_were() -> Non
     net = mlp()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     F.cross_entropy(net(torch.ones(4, 64)), torch.zeros(4, dtype=torch.int64)).backward()
-    bare.step(optimizer, bare.bare_step(optimizer))
+    bare.step(optimizer)
     assert torch.is_grad_enabled()
     assert not any(value.requires_grad for state in optimizer.state.values() for value in state.values())
     with torch.no_grad():
-        bare.step(optimizer, bare.bare_step(optimizer))
+        bare.step(optimizer)
         assert not torch.is_grad_enabled()
 
 
@@ -82,8 +84,8 @@ def test_an_optimizer_of_the_users_own_is_stepped_and_cleared_by_itself() -> Non
     net = mlp()
     optimizer = Own(net.parameters(), lr=0.1)
     net(torch.ones(1, 64)).sum().backward()
-    assert bare.bare_step(optimizer) is None
-    bare.step(optimizer, None)
+    assert bare.bare_step(Own.step) is None
+    bare.step(optimizer)
     bare.zero_grad(optimizer)
     assert Own.stepped == 1
     assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
@@ -93,7 +95,7 @@ def heard_by(listen: Callable[[Any, Callable[..., None]], Any]) -> int:
     """How often somebody who listens hears of one step."""
     net = mlp()
     optimizer = torch.optim.Adam(net.parameters())
-    known, heard = bare.bare_step(optimizer), 0
+    heard = 0
 
     def hear(*ignored: Any) -> None:
         nonlocal heard
@@ -102,7 +104,7 @@ def heard_by(listen: Callable[[Any, Callable[..., None]], Any]) -> int:
     handle = listen(optimizer, hear)
     net(torch.ones(1, 64)).sum().backward()
     try:
-        bare.step(optimizer, known)
+        bare.step(optimizer)
     finally:
         handle.remove()
     return heard
@@ -126,29 +128,76 @@ def test_a_profiler_finds_the_steps_label() -> None:
     optimizer = torch.optim.Adam(net.parameters())
     net(torch.ones(1, 64)).sum().backward()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        bare.step(optimizer, bare.bare_step(optimizer))
+        bare.step(optimizer)
     assert any(event.key == "Optimizer.step#Adam.step" for event in profile.key_averages())
 
 
 def test_a_scheduler_notes_the_first_step() -> None:
     net = mlp()
     optimizer = torch.optim.Adam(net.parameters())
-    known = bare.bare_step(optimizer)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     net(torch.ones(1, 64)).sum().backward()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
-            bare.step(optimizer, known)
+            bare.step(optimizer)
             scheduler.step()
 
 
 def test_a_step_that_somebody_replaced_is_the_one_that_is_made() -> None:
     optimizer: Any = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-    known, made = bare.bare_step(optimizer), []
+    made: list[int] = []
     optimizer.step = lambda: made.append(1)
-    bare.step(optimizer, known)
+    bare.step(optimizer)
     assert made == [1]
+
+
+def counting(function: Any, calls: list[int]) -> Any:
+    @functools.wraps(function)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return function(*args, **kwargs)
+
+    return counted
+
+
+@pytest.mark.parametrize("scheduled", ["before", "after", "not"])
+def test_a_step_that_somebody_wrapped_is_the_one_that_is_made(scheduled: str) -> None:
+    optimizer: Any = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    calls: list[int] = []
+    if scheduled == "before":
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    optimizer.step = (
+        types.MethodType(counting(optimizer.step.__func__, calls), optimizer)
+        if (scheduled != "before")
+        else counting(optimizer.step, calls)
+    )
+    if scheduled == "after":
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    for _ in range(3):
+        bare.step(optimizer)
+    assert len(calls) == 3
+
+
+def test_a_class_whose_step_is_wrapped_later_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    bare.step(optimizer)
+    calls: list[int] = []
+    monkeypatch.setattr(torch.optim.SGD, "step", counting(torch.optim.SGD.step, calls))
+    bare.step(optimizer)
+    assert len(calls) == 1
+
+
+def test_clearing_and_backpropagation_that_somebody_replaced_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer: Any = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    calls: list[int] = []
+    optimizer.zero_grad = counting(optimizer.zero_grad, calls)
+    bare.zero_grad(optimizer)
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", counting(torch.optim.Optimizer.zero_grad, calls))
+    bare.zero_grad(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
+    monkeypatch.setattr(torch.autograd, "backward", counting(torch.autograd.backward, calls))
+    bare.backward(torch.ones((), requires_grad=True) * 2)
+    assert len(calls) == 3
 
 
 def gradients(net: nn.Module, backward: Callable[[Any], None], loss: Tensor) -> list[Tensor | None]:

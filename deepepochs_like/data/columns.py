@@ -2,7 +2,7 @@
 
 `columns_of` knows the datasets whose samples can be taken so that the batch is, bit for bit, what torch's
 `default_collate` makes of the samples: the same values, types, strides and containers, and in memory of its own. Of
-anything else it says why not.
+anything else it says why not, and also of what somebody has changed in torch's classes or in one of their objects.
 """
 
 from __future__ import annotations
@@ -16,12 +16,22 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
 from torch.utils.data._utils import collate
 
+#: What decides how samples are made and collated, as torch has it.
+_COLLATES = dict(collate.default_collate_fn_map)
+_METHODS = [
+    (TensorDataset, "__getitem__", TensorDataset.__getitem__),
+    (StackDataset, "__getitem__", StackDataset.__getitem__),
+    (StackDataset, "__getitems__", StackDataset.__getitems__),
+    (Subset, "__getitem__", Subset.__getitem__),
+    (Subset, "__getitems__", Subset.__getitems__),
+    (ConcatDataset, "__getitem__", ConcatDataset.__getitem__),
+]
 #: As many parts of a ConcatDataset are still quicker to take apart than samples are to fetch.
 MOST_PARTS = 16
 
 
 class Unsure(Exception):
-    """Why a dataset (or a batch of it) is left to the DataLoader."""
+    """Why samples (or those of one batch) are not taken at once."""
 
 
 #: Tensors, their versions, and the attribute they were found under, of what.
@@ -31,8 +41,6 @@ Leaf = tuple[tuple[Tensor, ...], list[int], Any, str]
 class Columns(Protocol):
     """A dataset as tensors whose first dimension counts its samples."""
 
-    #: Why there are none, and samples have to be fetched one by one; empty where `take` takes them at once.
-    lacking: str
     #: Whether a sample is one bare tensor, not a tuple of them.
     single: bool
     #: Whether `leaves` shows a change of the data, so that batches may be taken before their turn.
@@ -48,26 +56,11 @@ class Columns(Protocol):
     def leaves(self) -> list[Leaf]:
         """The tensors that the data consists of, as they are now."""
 
+    def structure(self) -> list[Any]:
+        """The datasets within, to be compared by identity."""
+
     def likes(self) -> list[Tensor]:
         """A sample of each column, for its type and size."""
-
-
-class Fetched:
-    """A dataset without columns."""
-
-    single = watched = False
-
-    def __init__(self, reason: Unsure) -> None:
-        self.lacking = str(reason)
-
-    def take(self, at: Tensor) -> list[Tensor]:
-        raise Unsure(self.lacking)
-
-    def leaves(self) -> list[Leaf]:
-        return []
-
-    def likes(self) -> list[Tensor]:
-        return []
 
 
 def columns_of(dataset: Any) -> Columns:
@@ -76,10 +69,12 @@ def columns_of(dataset: Any) -> Columns:
     Raises:
         Unsure: it is none of the kinds known here; the message says why.
     """
-    table = collate.default_collate_fn_map
-    own = (collate.collate_tensor_fn, collate.collate_int_fn, collate.collate_float_fn)
-    if (table.get(Tensor), table.get(int), table.get(float)) != own:
+    if collate.default_collate_fn_map != _COLLATES:
         raise Unsure("default_collate_fn_map has been changed")
+    if changed := [f"{kind.__name__}.{name}" for kind, name, own in _METHODS if getattr(kind, name) is not own]:
+        raise Unsure(f"{changed[0]} has been replaced")
+    if {"__getitem__", "__getitems__"} & set(getattr(dataset, "__dict__", ())):
+        raise Unsure("the dataset has a way of its own to get samples")
     kind = type(dataset)
     if kind is TensorDataset:
         return _Whole(dataset, "tensors")
@@ -101,12 +96,12 @@ def columns_of(dataset: Any) -> Columns:
 class _Whole:
     """Tensors of one length: those under a dataset's attribute, or a bare one."""
 
-    lacking, watched = "", True
-
     def __init__(self, dataset: Any, name: str, bare: tuple[Tensor, ...] = ()) -> None:
         self.dataset, self.name, self.bare, self.single = dataset, name, bare, bool(bare)
         for tensor in self._tensors():
             _check_column(tensor, len(dataset))
+        # What is in memory that torch did not make can be changed without torch's counting it, by NumPy for one.
+        self.watched = all(tensor.untyped_storage().resizable() for tensor in self._tensors())
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return self.bare or getattr(self.dataset, self.name)
@@ -119,6 +114,9 @@ class _Whole:
     def leaves(self) -> list[Leaf]:
         tensors = self._tensors()
         return [(tensors, [tensor._version for tensor in tensors], None if self.bare else self.dataset, self.name)]
+
+    def structure(self) -> list[Any]:
+        return []
 
     def likes(self) -> list[Tensor]:
         return [tensor[0] for tensor in self._tensors()]
@@ -147,15 +145,11 @@ def _of_array(array: Any) -> _Whole:
         tensors = (torch.from_numpy(array),)
     except TypeError as error:
         raise Unsure(f"torch has no such array ({error})") from None
-    whole = _Whole(array, "", tensors)
-    whole.watched = False  # NumPy counts no versions
-    return whole
+    return _Whole(array, "", tensors)
 
 
 class _Part:
     """A `Subset`."""
-
-    lacking = ""
 
     def __init__(self, dataset: Any) -> None:
         self.whole, self.dataset = columns_of(dataset.dataset), dataset
@@ -166,12 +160,17 @@ class _Part:
     def take(self, at: Tensor) -> list[Tensor]:
         mapping = self.dataset.indices
         check_range(at, len(mapping))
-        if isinstance(mapping, (np.ndarray, Tensor)):
-            return self.whole.take(as_indices(mapping)[at])
+        if isinstance(mapping, Tensor):
+            return self.whole.take(as_indices(mapping[at.to(mapping.device)].cpu()))
+        if isinstance(mapping, np.ndarray):
+            return self.whole.take(as_indices(mapping[at.numpy()]))
         return self.whole.take(as_indices([mapping[index] for index in at.tolist()]))
 
     def leaves(self) -> list[Leaf]:
         return self.whole.leaves()
+
+    def structure(self) -> list[Any]:
+        return [self.dataset.dataset, *self.whole.structure()]
 
     def likes(self) -> list[Tensor]:
         return self.whole.likes()
@@ -180,12 +179,12 @@ class _Part:
 class _Parts:
     """A `ConcatDataset`."""
 
-    lacking = ""
-
     def __init__(self, dataset: Any) -> None:
         if len(dataset.datasets) > MOST_PARTS:
             raise Unsure(f"a ConcatDataset of more than {MOST_PARTS} parts")
         self.parts, self.dataset = [columns_of(part) for part in dataset.datasets], dataset
+        if any(type(part) is _Samples for part in self.parts):
+            raise Unsure("a part of the ConcatDataset is a list")
         self.single, self.watched = self.parts[0].single, all(part.watched for part in self.parts)
         shapes = [(part.single, [_kind(like) for like in part.likes()]) for part in self.parts]
         if any(shape != shapes[0] for shape in shapes):
@@ -206,6 +205,9 @@ class _Parts:
     def leaves(self) -> list[Leaf]:
         return [leaf for part in self.parts for leaf in part.leaves()]
 
+    def structure(self) -> list[Any]:
+        return [*self.dataset.datasets, *(held for part in self.parts for held in part.structure())]
+
     def likes(self) -> list[Tensor]:
         return self.parts[0].likes()
 
@@ -217,7 +219,7 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
 class _Samples:
     """A list of tensors, or of tuples of tensors and numbers; they are looked at batch by batch."""
 
-    lacking, watched = "", False
+    watched = False
 
     def __init__(self, dataset: Sequence[Any]) -> None:
         if not dataset:
@@ -237,6 +239,9 @@ class _Samples:
         return list(map(_stacked, zip(*samples, strict=True)))
 
     def leaves(self) -> list[Leaf]:
+        return []
+
+    def structure(self) -> list[Any]:
         return []
 
     def likes(self) -> list[Tensor]:
@@ -271,7 +276,10 @@ def as_indices(indices: Any) -> Tensor:
     Raises:
         Unsure: they are none.
     """
-    array = np.asarray(indices)
+    try:
+        array = np.asarray(indices)
+    except (TypeError, ValueError) as error:
+        raise Unsure(f"the indices are no whole numbers ({error})") from None
     if array.dtype.kind != "i" or array.ndim != 1 or not array.size:
         raise Unsure("the indices are no whole numbers")
     return torch.from_numpy(array.astype(np.int64))

@@ -1,4 +1,4 @@
-"""Which way a loader's batches take: cut from memory here, or through the DataLoader as it is."""
+"""Which way a loader's batches take: cut from memory, fetched by index, or through the DataLoader as it is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, default_collate
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
-from .columns import Columns, Fetched, Unsure, as_indices, columns_of
+from .columns import Columns, Unsure, as_indices, columns_of
 from .rest import Rest, is_plain_batching, pieces_of
-from .stream import Stream, groups, is_changed
+from .stream import Foreign, Stream, groups, is_alike, is_changed
 
 #: Batches, and bytes, that are taken from memory at once: enough to share the cost, few enough to stay in the cache.
 MOST_BATCHES, MOST_BYTES = 64, 1 << 19
@@ -21,20 +27,18 @@ MOST_BATCHES, MOST_BYTES = 64, 1 << 19
 ALIGNMENT = 64
 
 
-def choose(loader: Any, former: tuple[Columns, Any] | None = None) -> Columns:
-    """The columns of a loader whose batches can be made here: cut from memory, or fetched by index.
+#: The methods by which a DataLoader is iterated, as torch has them.
+_METHODS = (DataLoader.__iter__, DataLoader._get_iterator)
 
-    Args:
-        loader: any loader.
-        former: its columns in the pass before, with their leaves then; while those are the same, nothing is looked at.
 
-    Raises:
-        Unsure: it is left as it is; the message says why.
-    """
+def check_loader(loader: Any) -> None:
+    """Raise `Unsure` unless a loader's batches are those that its batch sampler, dataset and collate_fn make."""
     if not isinstance(loader, DataLoader):
         raise Unsure(f"a {type(loader).__name__} is iterated as it is")
-    if type(loader) is not DataLoader or "__iter__" in vars(loader):
+    if type(loader) is not DataLoader or "_get_iterator" in vars(loader):
         raise Unsure(f"{type(loader).__name__} is a DataLoader of its own kind")
+    if (DataLoader.__iter__, DataLoader._get_iterator) != _METHODS:
+        raise Unsure("a method of DataLoader has been replaced")
     if isinstance(loader.dataset, IterableDataset):
         raise Unsure("its dataset is iterated, not indexed")
     if loader.batch_sampler is None:
@@ -43,24 +47,24 @@ def choose(loader: Any, former: tuple[Columns, Any] | None = None) -> Columns:
         raise Unsure("its batches are pinned")
     if torch._C._autograd._profiler_enabled():
         raise Unsure("a profiler is at work, which has a label for it")
-    try:
-        return _columns(loader, former)
-    except Unsure as reason:
-        if loader.num_workers:
-            raise
-        return Fetched(reason)
 
 
-def _columns(loader: Any, former: tuple[Columns, Any] | None) -> Columns:
-    """The columns of a loader's dataset, where the default collate makes batches of its samples."""
+def choose(loader: Any, former: Held | None = None) -> Columns:
+    """The columns of a loader whose batches can be cut from memory.
+
+    Args:
+        loader: one that `check_loader` lets pass.
+        former: its columns in the pass before; as long as the data is the same, so are they.
+
+    Raises:
+        Unsure: its batches have to be fetched, by its workers where it has some; the message says why.
+    """
     if loader.collate_fn is not default_collate:
         raise Unsure(f"its collate_fn is {getattr(loader.collate_fn, '__name__', loader.collate_fn)}")
-    if loader.worker_init_fn is not None and loader.num_workers:
-        raise Unsure("its workers have a worker_init_fn")
-    if loader.num_workers and loader.persistent_workers and loader._iterator is not None:
-        raise Unsure("its workers are running already")
-    if former is not None and former[0].watched and not is_changed(former[1]):
-        return former[0]
+    if loader.num_workers:
+        _check_workers(loader)
+    if former is not None and former.is_fresh():
+        return former.columns
     try:
         return columns_of(loader.dataset)
     except Unsure:
@@ -69,59 +73,95 @@ def _columns(loader: Any, former: tuple[Columns, Any] | None) -> Columns:
         raise Unsure(f"its dataset ({type(loader.dataset).__name__}) is not in order: {error}") from error
 
 
+def _check_workers(loader: Any) -> None:
+    """Raise `Unsure` where it makes a difference that workers are not started: they read ahead of the order."""
+    if loader.worker_init_fn is not None:
+        raise Unsure("its workers have a worker_init_fn")
+    if loader.persistent_workers and loader._iterator is not None:
+        raise Unsure("its workers are running already")
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    at_once = is_plain_batching(loader.batch_sampler) and not getattr(sampler, "replacement", False)
+    if not at_once and type(sampler) is not WeightedRandomSampler:
+        raise Unsure("its workers read ahead of an order that is drawn little by little")
+
+
+class Held:
+    """Columns as they were, to be known again.
+
+    Args:
+        columns: of a dataset.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns, self.leaves, self.structure = columns, columns.leaves(), columns.structure()
+
+    def is_fresh(self) -> bool:
+        """Whether they are still those of the data, which was neither changed nor replaced."""
+        fresh = self.columns.watched and not is_changed(self.leaves)
+        return fresh and is_alike(self.structure, self.columns.structure())
+
+
 def stream_of(
-    loader: Any, columns: Columns, first: bool, skip: int = 0, caught_up: Callable[[], bool] | None = None
+    loader: Any, columns: Columns | None, first: bool, skip: int = 0, caught_up: Callable[[], bool] | None = None
 ) -> Stream:
     """Open a pass, drawing what the DataLoader draws when its pass is opened.
 
     Args:
         loader: whose batches they are.
-        columns: its dataset.
+        columns: its dataset; None where batches have to be fetched.
         first: whether it is the first pass over the loader.
         skip: how many batches were seen before.
         caught_up: given where a pass is opened again, and all that was drawn for those batches is to be drawn now:
             tells whether the loader's generators have come to where they were; else the next batch is drawn as well.
     """
     batching: Any = loader.batch_sampler
-    known = is_plain_batching(batching)
-    rest = None if known else Rest(batching, skip)
+    pieces = _pieces_of(batching, columns, skip)
+    rest = Rest(batching, skip) if pieces is None else None
     if rest is not None:
         iter(rest)
     if first or not (loader.num_workers and loader.persistent_workers):  # the seed of workers, had there been any
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
-    order = _order_of(batching, columns, skip, caught_up) if rest is None else _listed(rest)
-    if rest is not None and caught_up is not None:  # now, while the generators are those of the pass's start
-        rest.skip()
-        if not caught_up():
-            rest.draw_next()
-    return Stream(columns, order, batching.batch_size if known else 0, partial(_fetch, loader))
+    size, fetch = 0 if pieces is None else batching.batch_size, partial(_fetch, loader)
+    if rest is not None:
+        if caught_up is not None:  # now, while the generators are those of the pass's start
+            rest.skip()
+            if not caught_up():
+                rest.draw_next()
+        return Stream(columns, _listed(rest), size, fetch)
+    assert pieces is not None
+    drawn = None if caught_up is None else pieces()
+    order = groups(_drawn_late(pieces) if drawn is None else drawn, size, _together(columns, size), batching.drop_last)
+    if caught_up is not None and not (skip and caught_up()):
+        order = itertools.chain(list(itertools.islice(order, 1)), order)
+    return Stream(columns, order, size, fetch)
 
 
-def _order_of(batching: Any, columns: Columns, skip: int, caught_up: Callable[[], bool] | None) -> Iterator[Tensor]:
-    """The rest of the order of a batch sampler of torch's, as tensors."""
-    size, most = batching.batch_size, _together(columns, batching.batch_size)
-    if caught_up is None:  # drawn when the first batch is asked for
-        lazy = (piece for _ in (0,) for piece in _pieces(batching.sampler, skip * size))
-        return groups(lazy, size, most, batching.drop_last)
-    order = groups(_pieces(batching.sampler, skip * size), size, most, batching.drop_last)
-    if skip and caught_up():
-        return order
-    return itertools.chain(list(itertools.islice(order, 1)), order)
-
-
-def _pieces(sampler: Any, skip: int) -> Iterator[Tensor]:
-    pieces = pieces_of(sampler, skip)
+def _pieces_of(batching: Any, columns: Columns | None, skip: int) -> Callable[[], Iterator[Tensor]] | None:
+    """What draws the rest of an order of torch's, as tensors; None where it is another's, or lists no numbers."""
+    if not is_plain_batching(batching):
+        return None
+    sampler, seen = batching.sampler, skip * batching.batch_size
     if type(sampler) is not SubsetRandomSampler:
-        return pieces
-    listed = as_indices(sampler.indices)
-    return (listed[piece] for piece in pieces)
+        return partial(pieces_of, sampler, seen)
+    if columns is None:  # what it lists may be anything, and goes to the dataset as it is
+        return None
+    try:
+        listed = as_indices(sampler.indices)
+    except Unsure:
+        return None
+    return lambda: (listed[piece] for piece in pieces_of(sampler, seen))
+
+
+def _drawn_late(pieces: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
+    """An order that is drawn when the first batch is asked for."""
+    yield from pieces()
 
 
 def _listed(rest: Rest) -> Iterator[Any]:
     """The rest of the order of any other batch sampler: a tensor where it gives a list of plain numbers."""
     for indices in rest:
         plain = type(indices) is list and set(map(type, indices)) == {int}
-        yield torch.tensor(indices) if plain else indices
+        yield torch.tensor(indices) if plain else Foreign(indices)
 
 
 def _fetch(loader: Any, indices: Any) -> Any:
@@ -131,9 +171,9 @@ def _fetch(loader: Any, indices: Any) -> Any:
     return loader.collate_fn(fetch(indices) if fetch else [dataset[index] for index in indices])
 
 
-def _together(columns: Columns, size: int) -> int:
+def _together(columns: Columns | None, size: int) -> int:
     """How many batches may be taken from the columns at once."""
-    if not columns.watched:
+    if columns is None or not columns.watched:
         return 1
     likes = columns.likes()
     if any(like.is_floating_point() and like.nbytes * size % ALIGNMENT for like in likes):

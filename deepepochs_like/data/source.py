@@ -15,8 +15,8 @@ from ..errors import ArgumentTypeError, LoaderError, StateError
 from ..rng import rng_state, set_rng_state
 from ..types import StateDict, Stateful
 from . import resume, samplers
-from .columns import Columns, Unsure
-from .path import choose, stream_of
+from .columns import Unsure
+from .path import Held, check_loader, choose, stream_of
 from .rest import is_plain_batching
 from .stream import Stream
 from .workers import SeededDataset, SeededOrder, base_seed, close, in_likeness, iterate, order_of, seedable
@@ -62,9 +62,9 @@ class BatchSource:
         self._rest: Callable[[], Iterator[Any]] | None = None
         #: What knows the `indices` of the batch in progress in the dataset (int64), where anything does.
         self.known: Stream | None = None
-        #: Which way the batches take, and why; see `columns`.
+        #: Which way the batches take, and why; see `look`.
         self.path = ""
-        self._columns: tuple[Columns, Any] | None = None
+        self._held: Held | None = None
         self._seeded: tuple[SeededOrder, DataLoader[Any]] | None = None
 
     @property
@@ -82,41 +82,44 @@ class BatchSource:
         if self._iterator is None and self._rest is not None:
             self._iterator, self._rest = self._rest(), None
         elif self._iterator is None:
-            columns = self.columns()
-            held = columns is not None and not columns.lacking
-            plain = held and is_plain_batching(self.loader.batch_sampler)  # nothing but torch is drawn from
+            here = self.look()
+            plain = self._held is not None and is_plain_batching(self.loader.batch_sampler)  # only torch is drawn from
             self._start = {"rng": rng_state(plain), "generators": [g.get_state() for g in self.generators()]}
             self._start["samplers"] = [] if plain else samplers.state_of(self.loader)
             self.passes, self.position = self.passes + 1, 0
-            self._iterator = self._begin(columns)
+            self._iterator = self._begin(here)
         return self._iterator
 
     @property
     def is_held(self) -> bool:
         """Whether batches are cut from memory, so that none is waited for."""
-        columns = self.columns()
-        return columns is not None and not columns.lacking
+        self.look()
+        return self._held is not None
 
-    def columns(self) -> Columns | None:
-        """The data, where batches are made here and not by the loader; `path` says which way they take, and why."""
+    def look(self) -> bool:
+        """Find out which way the batches take, and tell whether they are made here; `path` says it, and why."""
+        former, self._held = self._held, None
         try:
-            columns = choose(self.loader, self._columns)
+            check_loader(self.loader)
         except Unsure as reason:
             self.path = f"as it is: {reason}"
-            return None
-        self._columns = columns, columns.leaves()
-        if columns.lacking:
-            self.path = f"fetched by index, sample by sample: {columns.lacking}"
-            return columns
+            return False
+        try:
+            self._held = Held(choose(self.loader, former))
+        except Unsure as reason:
+            way = "as it is" if self.loader.num_workers else "fetched by index, sample by sample"
+            self.path = f"{way}: {reason}"
+            return not self.loader.num_workers
         self.path = f"cut from memory: a {type(self.loader.dataset).__name__} with the default collate"
         if self.loader.num_workers:
             self.path += f"; its {self.loader.num_workers} workers are not needed"
-        return columns
+        return True
 
-    def _begin(self, columns: Columns | None = None, caught_up: Callable[[], bool] | None = None) -> Iterator[Any]:
+    def _begin(self, here: bool = False, caught_up: Callable[[], bool] | None = None) -> Iterator[Any]:
         """Open a pass; where all that was drawn for the batches already seen is to be drawn now, behind those."""
         self.known = None
-        if columns is not None:
+        if here:
+            columns = None if self._held is None else self._held.columns
             skip = 0 if caught_up is None else self.position
             self.known = stream_of(self.loader, columns, self.passes <= 1, skip, caught_up)
             return iter(self.known)
@@ -223,7 +226,7 @@ class BatchSource:
     def _drawing(self) -> str | None:
         """Where the dataset draws its random numbers; None where it draws none."""
         if not self.path:
-            self.columns()
+            self.look()
         return None if self.path.startswith("cut from memory") else resume.drawing(self.loader)
 
     def _give_back(self, state: StateDict) -> bool:
@@ -248,7 +251,7 @@ class BatchSource:
             for generator, saved in zip(mine, self._start["generators"], strict=True):
                 generator.set_state(saved)
             samplers.load(self.loader, self._start.get("samplers"))
-            rest = self._begin(self.columns(), partial(resume.same_states, mine, state["generators"]))
+            rest = self._begin(self.look(), partial(resume.same_states, mine, state["generators"]))
             samplers.load(self.loader, order)
         set_rng_state(now)
         for generator, saved in zip(mine, before, strict=True):

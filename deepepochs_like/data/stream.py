@@ -1,8 +1,11 @@
-"""A pass over data in memory: batches cut from rows that were taken together."""
+"""A pass over samples that are reached by index: batches cut from rows that were taken together, or fetched."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,31 +18,32 @@ class Stream:
     """The batches of a pass, bit for bit those of the DataLoader; each is a copy of its own.
 
     Args:
-        columns: the data.
-        order: the indices of the batches: a tensor for one batch, or for several that may be taken at once; what is no
-            list of indices at all is handed on to `fetch`.
+        columns: the data in memory; None where every batch has to be fetched.
+        order: the indices of the batches: a tensor for one batch, or for several that may be taken at once; or a
+            `Foreign`.
         size: samples per batch, where a tensor holds several.
         fetch: makes a batch as the DataLoader does.
     """
 
-    def __init__(self, columns: Columns, order: Iterable[Any], size: int, fetch: Callable[[Any], Any]) -> None:
+    def __init__(self, columns: Columns | None, order: Iterable[Any], size: int, fetch: Callable[[Any], Any]) -> None:
         self.columns, self.order, self.size, self.fetch = columns, order, size, fetch
-        #: The indices of the batch that was handed out last (int64), or None where they are not numbers.
+        #: The indices of the batch that was handed out last (int64), or None where they are not plain numbers.
         self.indices: Tensor | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        columns, single, size = self.columns, self.columns.single, self.size
+        columns, size = self.columns, self.size
+        structure = None if columns is None else columns.structure()
         for group in self.order:
-            leaves = columns.leaves()
-            try:
-                taken = columns.take(group) if isinstance(group, Tensor) and not columns.lacking else None
-            except Unsure:
-                taken = None
-            if taken is None:  # what is wrong with a batch is to show when it is its turn
+            taken, leaves = None, []
+            if columns is not None and type(group) is Tensor and is_alike(structure, columns.structure()):
+                leaves = columns.leaves()
+                with suppress(Unsure):  # what is wrong with a batch is to show when it is its turn
+                    taken = columns.take(group)
+            if columns is None or taken is None:
                 yield from self._one_by_one(group)
             elif not size or len(group) <= size:
                 self.indices = group
-                yield taken[0] if single else taken
+                yield taken[0] if columns.single else taken
             else:
                 # Not `split`: its parts count changes made to any of them as made to all, which autograd would refuse.
                 parts = [column.unsafe_split(size) for column in (group, *taken)]
@@ -47,13 +51,29 @@ class Stream:
                     if number and is_changed(leaves):
                         yield from self._one_by_one(group[number * size :])
                         break
-                    yield batch[0] if single else batch
+                    yield batch[0] if columns.single else batch
 
     def _one_by_one(self, group: Any) -> Iterator[Any]:
         """Fetch the batches of a group as the DataLoader does."""
-        for indices in group.split(self.size or len(group)) if isinstance(group, Tensor) else [group]:
-            self.indices = indices if isinstance(indices, Tensor) else None
-            yield self.fetch(indices.tolist() if isinstance(indices, Tensor) else indices)
+        if type(group) is Foreign:
+            self.indices = None
+            yield self.fetch(group.indices)
+            return
+        for indices in group.split(self.size or len(group)):
+            self.indices = indices
+            yield self.fetch(indices.tolist())
+
+
+@dataclass
+class Foreign:
+    """What a batch sampler gave that is no list of plain numbers."""
+
+    indices: Any
+
+
+def is_alike(one: list[Any] | None, other: list[Any]) -> bool:
+    """Tell whether two lists are of the same objects."""
+    return one is not None and len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 def is_changed(leaves: list[Leaf]) -> bool:
@@ -81,8 +101,8 @@ def groups(pieces: Iterable[Tensor], size: int, most: int, drop_last: bool) -> I
     for piece in pieces:
         left = torch.cat([left, piece]) if len(left) else piece
         whole = len(left) - len(left) % size
-        if whole:
-            yield from left[:whole].split(most * size)
-            left = left[whole:]
+        for first in range(0, whole, most * size):
+            yield left[first : min(first + most * size, whole)]
+        left = left[whole:]
     if len(left) and not drop_last:
         yield left

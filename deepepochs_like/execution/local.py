@@ -54,5 +54,5 @@ class Local:
     def update(self, optimizers: Sequence[Optimizer]) -> None:
         """Step the optimizers and clear their gradients."""
         for optimizer in optimizers:
-            bare.step(optimizer.opt, optimizer.bare)
+            bare.step(optimizer.opt)
             bare.zero_grad(optimizer.opt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from ..metrics import check_labels
 from ..types import StateDict, Value, Weight
 from .base import Outputs, PatchBase, check_value, metric_name, own_copy, same_kind
 
-#: Batches, and elements of their predictions, that are kept before they are counted: many take as long as one.
+#: Batches, and labels, that are kept before they are counted: many take as long as one.
 WINDOW, MOST_KEPT = 64, 1 << 18
 
 
@@ -38,19 +39,23 @@ class ConfusionPatch(PatchBase):
         super().__init__(name)
         self.metric, self.batch_size = metric, batch_size
         self._counts: torch.Tensor | None = None
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        #: Predicted labels, targets and number of classes (None where labels were predicted) of the last batches.
+        self._kept: list[tuple[torch.Tensor, torch.Tensor, int | None]] = []
         self._elements = 0
 
     def load(self, preds: Any, targets: Any) -> Any:
         """Take in a batch: scores (N, C, ...) or labels, and class indices."""
-        self._counts, self._kept = None, []
+        self._counts, self._kept, self._elements = None, [], 0
         return self.absorb(Outputs(preds, targets))
 
     def absorb(self, outputs: Outputs) -> Any:
-        """Take in one more batch, in place: small ones are kept for a while and counted together."""
-        check_labels(outputs.preds, outputs.targets)
-        self._kept.append((outputs.preds, outputs.targets))
-        self._elements += outputs.preds.numel()
+        """Take in one more batch, in place: the labels of small ones are kept for a while and counted together."""
+        preds, targets = outputs.preds, outputs.targets
+        scores = check_labels(preds, targets)
+        # Copies: what a model or a loader hands out may be what it fills again.
+        labels = preds.argmax(1) if scores else preds.long().clone()
+        self._kept.append((labels.flatten(), targets.long().flatten().clone(), preds.shape[1] if scores else None))
+        self._elements += targets.numel()
         if len(self._kept) >= WINDOW or self._elements >= MOST_KEPT:
             self._count()
         return self
@@ -62,13 +67,11 @@ class ConfusionPatch(PatchBase):
         return self._counts
 
     def _count(self) -> None:
-        """Count what was kept."""
+        """Count what was kept, together as far as it is of one number of classes."""
         kept, self._kept, self._elements = self._kept, [], 0
-        if kept and len({(p.shape[1:], t.shape[1:], p.dtype, t.dtype, p.device) for p, t in kept}) == 1:
-            preds, targets = zip(*kept, strict=True)
-            kept = [(torch.cat(preds), torch.cat(targets))] if kept[1:] else kept
-        for pair in kept:
-            self._take(functional.confusion_counts(*pair))
+        for (classes, _), run in groupby(kept, lambda batch: (batch[2], batch[0].device)):
+            labels, targets, _ = zip(*run, strict=True)
+            self._take(functional.confusion_counts(torch.cat(labels), torch.cat(targets), classes))
 
     def _take(self, counts: torch.Tensor) -> None:
         if self._counts is None:
@@ -80,7 +83,7 @@ class ConfusionPatch(PatchBase):
 
     def follow(self, leader: Any) -> None:
         """Stand for the same batches as another patch."""
-        counts, self._kept = leader.counts, []
+        counts, self._kept, self._elements = leader.counts, [], 0
         self._counts = counts if counts is None else counts.clone()
 
     def matrix(self) -> torch.Tensor:

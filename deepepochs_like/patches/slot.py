@@ -81,7 +81,8 @@ class Slot:
     @property
     def prepares(self) -> bool:
         """Whether `prepare` has something to do with the next batch."""
-        return self._early is not None or self._measures or not self._absorbs or self.family == "confusion"
+        counted = isinstance(self.patch, ConfusionPatch)
+        return self._early is not None or self._measures or not self._absorbs or counted
 
     def follow(self, leader: Slot) -> None:
         """Take over what a slot of the same family has kept."""
@@ -94,7 +95,7 @@ class Slot:
             self._look(self._early, outputs)
         if self._measures:
             self._next = self.patch.measure(outputs)
-        elif self.family == "confusion":
+        elif isinstance(self.patch, ConfusionPatch):
             check_labels(outputs.preds, outputs.targets)
         elif not self._absorbs:
             self._next = self._of(outputs)

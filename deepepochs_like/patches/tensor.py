@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +42,8 @@ class TensorPatch(PatchBase):
         self.metric, self.batch_size = metric, batch_size
         #: None, a leaf [preds, targets], or a pair (tree, tree); never changed once made, so patches may share it.
         self.tree: Any = None
+        #: The batches put together, while they are read together with other patches.
+        self.joined: Joined | None = None
 
     def load(self, preds: Any, targets: Any) -> Any:
         """Take in a batch, detached and not copied."""
@@ -58,25 +60,30 @@ class TensorPatch(PatchBase):
         leaves = self.leaves()
         if not leaves:
             raise PatchError(f"TensorPatch {self.name or ''} holds nothing yet: load a batch before reading it")
-        by_matrix = of_matrix(self.metric) if type(leaves[0]) is _Joined else None
-        if by_matrix is not None:
-            value = by_matrix(leaves[0].outputs.matrix())
-        else:
+        if self.joined is None:
             value = self.metric(*_joined(leaves))
+        elif (by_matrix := of_matrix(self.metric)) is not None:
+            value = by_matrix(self.joined.outputs().matrix())
+        else:
+            outputs = self.joined.outputs()
+            value = self.metric(outputs.preds, outputs.targets)
         return check_value(value, self.name or metric_name(self.metric))  # type: ignore[no-any-return]
-
-    def join(self) -> None:
-        """Put the batches so far together, where they can be, for all that share them from now on."""
-        leaves = self.leaves()
-        if leaves and type(leaves[0]) is not _Joined:
-            preds, targets = _joined(leaves)
-            if isinstance(preds, torch.Tensor) and isinstance(targets, torch.Tensor):
-                self.tree = _Joined((preds, targets))
-                self.tree.outputs = Outputs(preds, targets)
 
     def follow(self, leader: Any) -> None:
         """Stand for the same batches as another patch."""
         self.tree = leader.tree
+
+    @contextmanager
+    def reading(self, others: Sequence[Any]) -> Iterator[None]:
+        """Put the batches together once, where they can be, for this patch and others that stand for the same."""
+        joined, patches = Joined.of(self.leaves()), [self, *others]
+        for patch in patches:
+            patch.joined = joined
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.joined = None
 
     def leaves(self) -> list[Any]:
         """The batches, in the order in which they were merged."""
@@ -129,10 +136,37 @@ class _Restored(list[Any]):
     """A leaf that comes from a state."""
 
 
-class _Joined(list[Any]):
-    """A leaf of many batches, with what several metrics compute from it computed once."""
+class Joined:
+    """Batches put together, with what several metrics compute from them computed once.
 
-    outputs: Outputs
+    Args:
+        leaves: the batches.
+        outputs: the same as one.
+    """
+
+    def __init__(self, leaves: list[Any], outputs: Outputs) -> None:
+        self.leaves, self._outputs, self._versions = leaves, outputs, self._now(outputs)
+
+    @classmethod
+    def of(cls, leaves: list[Any]) -> Joined | None:
+        """Put batches together; None where they cannot be, or where it is no gain."""
+        if len(leaves) < 2:
+            return None
+        preds, targets = _joined(leaves)
+        if not (isinstance(preds, torch.Tensor) and isinstance(targets, torch.Tensor)):
+            return None
+        return cls(leaves, Outputs(preds, targets))
+
+    @staticmethod
+    def _now(outputs: Outputs) -> list[int]:
+        return [outputs.preds._version, outputs.targets._version]
+
+    def outputs(self) -> Outputs:
+        """The batches as one; put together anew where a metric has changed them in place."""
+        if self._now(self._outputs) != self._versions:
+            self._outputs = Outputs(*_joined(self.leaves))
+            self._versions = self._now(self._outputs)
+        return self._outputs
 
 
 #: What `concat` raises for values that do not go together.

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -701,6 +702,18 @@ def test_a_fit_that_had_ended_says_so_and_returns_what_there_is(capsys: pytest.C
     trainer.verbose = 1
     assert two_fits(trainer) == [2, 4]
     assert "fit number 1 had ended before: nothing to do until number 2" in capsys.readouterr().out
+
+
+def test_a_look_at_the_model_behind_a_fit_that_was_passed_over_warns_whose_weights_they_are() -> None:
+    two_fits(build([StopAt(16)], resume="auto", running_id="a"))
+    trainer, (train, _) = build(resume="auto", running_id="a"), data()[:2]
+    trainer.fit(train, epochs=2)
+    with pytest.warns(EngineWarning, match="a fit was passed over"):
+        trainer.validate(train)
+    trainer.fit(train, epochs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.validate(train)
 
 
 def test_a_fit_that_asks_for_more_than_that_of_its_number_did_goes_on_with_the_run_as_a_whole() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from torch.utils.data import (
 )
 
 from deepepochs_like.data import BatchSource
+from deepepochs_like.data.stream import groups
 
 
 def columns(count: int, width: int = 5) -> tuple[Tensor, Tensor]:
@@ -276,7 +278,7 @@ def strange(tensor: Tensor) -> Any:
 )
 def test_what_is_not_sure_goes_through_the_loader_untouched(loader: Any, why: str) -> None:
     source = BatchSource(loader, "train_dl")
-    assert source.columns() is None
+    assert not source.look()
     assert source.path.startswith("as it is: ")
     assert why in source.path
 
@@ -372,6 +374,93 @@ def test_data_changed_within_a_pass_is_seen_at_once(replaced: bool) -> None:
         else:
             data.tensors[0].add_(1)
     assert found == [float(i) for i in range(10)]
+
+
+def test_data_that_numpy_can_change_is_taken_batch_by_batch() -> None:
+    array = np.zeros((40, 16), np.float32)
+    data = TensorDataset(torch.from_numpy(array), torch.arange(40))
+    found = []
+    for x, _ in through_source(BatchSource(DataLoader(data, 4), "train_dl")):
+        found.append(float(x[0, 0]))
+        array += 1
+    assert found == [float(i) for i in range(10)]
+
+
+def test_a_dataset_put_in_the_place_of_another_is_seen_in_the_next_pass() -> None:
+    part, whole = Subset(wide(20), range(20)), ConcatDataset([wide(10), wide(10)])
+    sources = [BatchSource(DataLoader(data, 4), "train_dl") for data in (part, whole)]
+    for source in sources:
+        list(through_source(source))
+    part.dataset, whole.datasets[0] = wide(23), wide(11)
+    for source, data in zip(sources, (part, whole), strict=True):
+        assert_same(list(through_source(source)), list(DataLoader(data, 4)))
+
+
+def test_what_was_changed_in_torchs_own_classes_or_objects_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    data: Any = tensors(6)
+    data.__getitems__ = lambda indices: [torch.tensor(index) for index in indices]
+    assert torch.equal(torch.cat(list(through_source(BatchSource(DataLoader(data, 2), "train_dl")))), torch.arange(6))
+    source = BatchSource(DataLoader(tensors(6), 2), "train_dl")
+    monkeypatch.setattr(TensorDataset, "__getitem__", lambda self, index: torch.tensor(index))
+    assert torch.equal(torch.cat(list(through_source(source))), torch.arange(6))
+    assert "TensorDataset.__getitem__ has been replaced" in source.path
+
+
+class Keyed(Dataset[Any]):
+    """Samples by what its sampler lists, whatever that is."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return torch.tensor(len(key) if isinstance(key, str) else key.item())
+
+    def __len__(self) -> int:
+        return 6
+
+
+@pytest.mark.parametrize(
+    ("data", "listed"),
+    [
+        (Keyed(), ["a", "bb", "ccc"]),
+        (Keyed(), torch.arange(6)),
+        (tensors(6), np.arange(6, dtype=np.uint32)),
+        (tensors(6), torch.arange(6)),
+        (tensors(6), []),
+    ],
+)
+def test_a_subset_sampler_may_list_anything(data: Any, listed: Any) -> None:
+    def make(own: Any) -> DataLoader[Any]:
+        return DataLoader(data, 2, sampler=SubsetRandomSampler(listed))
+
+    source = BatchSource(make(None), "train_dl")
+    torch.manual_seed(1)
+    mine = list(through_source(source))
+    torch.manual_seed(1)
+    assert_same(mine, list(make(None)))
+
+
+@pytest.mark.parametrize("batches", [torch.arange(6).view(3, 2), [torch.tensor([1, 2]), torch.tensor([0])], [(1, 2)]])
+def test_batch_samplers_may_give_other_things_than_lists(batches: Any) -> None:
+    loader = DataLoader(tensors(6), batch_sampler=batches)
+    assert_same(list(through_source(BatchSource(loader, "train_dl"))), list(loader))
+
+
+def test_parts_that_are_lists_are_fetched() -> None:
+    ragged: Any = ConcatDataset([[torch.ones(2), torch.ones(2)], [torch.zeros(2), torch.zeros(2)]])  # type: ignore[list-item]
+    loader = DataLoader(ragged, 3)
+    assert_same(list(through_source(BatchSource(loader, "train_dl"))), list(loader))
+
+
+@pytest.mark.parametrize("sampler", [Drawn(20), RandomSampler(range(20), replacement=True)])
+def test_workers_stay_where_they_read_ahead_of_an_order_that_is_drawn_little_by_little(sampler: Any) -> None:
+    source = BatchSource(DataLoader(tensors(20), 4, sampler=sampler, num_workers=1), "train_dl")
+    assert not source.look()
+    assert "drawn little by little" in source.path
+
+
+def test_the_first_of_many_batches_does_not_wait_for_the_others() -> None:
+    before = len(gc.get_objects())
+    order = groups(iter([torch.arange(10**6)]), 1, 1, False)
+    assert [int(next(order)) for _ in range(3)] == [0, 1, 2]
+    assert len(gc.get_objects()) - before < 100
 
 
 def test_an_index_out_of_range_is_the_datasets_own_error_in_its_turn() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,17 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from deepepochs_like import metrics
-from deepepochs_like.errors import EngineWarning, MetricError, NonFiniteLossError, PatchError, StepError
+from deepepochs_like.errors import EngineWarning, MetricError, NonFiniteLossError, PatchError, StateError, StepError
 from deepepochs_like.figures import Figures
-from deepepochs_like.patches import ConfusionMetrics, MeanPatch, PatchBase, TensorPatch, TorchMetricPatch, ValuePatch
+from deepepochs_like.patches import (
+    ConfusionMetrics,
+    ConfusionPatch,
+    MeanPatch,
+    PatchBase,
+    TensorPatch,
+    TorchMetricPatch,
+    ValuePatch,
+)
 from deepepochs_like.patches.slot import Slot
 from deepepochs_like.readout import read_out
 from support.classification import cut, samples
@@ -256,3 +265,58 @@ def test_the_read_out_gives_numpy_values() -> None:
     assert values["vector"].tolist() == [1.0, 2.0]
     assert values["bfloat16"].dtype == np.float32
     assert values["array"].tolist() == [1.0, 1.0]
+
+
+def of_batches(figures: Figures, count: int) -> None:
+    for number in range(count):
+        figures.take_outputs(torch.full((2, 3), float(number)), torch.tensor([0, 1]), 2)
+        for slot in figures.fed:
+            slot.take(figures.outputs)
+        figures.batches += 1
+
+
+def spoil(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return preds.zero_().sum() + targets.fill_(7).sum()
+
+
+def largest(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return preds.max() + targets.max()
+
+
+@pytest.mark.parametrize("order", [[spoil, largest], [largest, spoil]])
+def test_a_metric_that_changes_what_it_is_given_changes_no_other(order: list[Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figures = Figures([Slot(metric) for metric in order])
+        of_batches(figures, 3)
+    assert figures.read()["largest"] == 3.0
+
+
+def test_figures_read_in_mid_epoch_go_on() -> None:
+    figures, straight = (Figures([Slot(largest), Slot(metrics.f1), Slot(metrics.confusion_matrix)]) for _ in range(2))
+    for _ in range(3):
+        of_batches(figures, 2)
+        figures.read()
+    for _ in range(3):
+        of_batches(straight, 2)
+    left, right = figures.read(), straight.read()
+    assert left["confusion_matrix"].tolist() == right["confusion_matrix"].tolist()
+    assert left["confusion_matrix"].sum() == 12
+    assert left["f1"] == right["f1"]
+
+
+def test_metrics_that_share_what_is_kept_go_on_from_a_state() -> None:
+    wanted = [largest, metrics.f1, ConfusionPatch(metrics.accuracy), ConfusionMetrics()]
+    straight, first, second = (Figures([Slot(metric) for metric in wanted]) for _ in range(3))
+    of_batches(straight, 3)
+    of_batches(straight, 2)
+    of_batches(first, 3)
+    second.load_state_dict(first.state_dict())
+    of_batches(second, 2)
+    assert second.read() == straight.read()
+
+
+def test_a_metric_whose_outputs_were_anothers_is_refused_where_it_keeps_its_own() -> None:
+    state = Figures([Slot(largest), Slot(metrics.f1)]).state_dict()
+    with pytest.raises(StateError, match="'f1'"):
+        Figures([Slot(largest, "mean"), Slot(metrics.f1)]).load_state_dict(state)
