@@ -26,15 +26,15 @@ from .optimizer import Optimizers
 from .patches.slot import Slot, check_kind
 from .plan import Request, plan_fit
 from .progress import Progress
+from .reporting import Reporting
 from .resume import check_resume
 from .scope import Guard, RunScope
 from .state import restore_run
 from .task import EpochTask, Steps, listify
-from .tensors import detached
 from .types import Stage, StateDict, Weight
 
 
-class Trainer(Ending, Evaluation, Memory, Steps):
+class Trainer(Ending, Evaluation, Memory, Reporting, Steps):
     """Train, validate, test and remember a model.
 
     Args:
@@ -303,25 +303,6 @@ class Trainer(Ending, Evaluation, Memory, Steps):
             hook(trainer=self, optimize_index=index)
         for optimizer in self.opt.by_step if index is None else chosen:
             optimizer.step_after_update(loss)
-
-    def do_metric(
-        self, loss: torch.Tensor | None = None, model_out: Any = None, batch_y: Any = None, weight: Weight | None = None
-    ) -> None:
-        """Feed a batch's loss, outputs and targets to the figures: for steps that do not go through `loss`."""
-        task = self.current_task
-        weight = task.batch_weight if weight is None else weight
-        if task.figures.slots and model_out is not None:
-            task.figures.take_outputs(model_out, batch_y, weight)
-        if loss is not None:
-            task.figures.loss = (loss.detach(), weight)
-        self.fire_metrics(loss, model_out, batch_y)
-
-    def fire_metrics(self, loss: torch.Tensor | None, model_out: Any, batch_y: Any) -> None:
-        """Tell who listens that loss and metrics have taken a batch in."""
-        task = self.current_task
-        if task.stage_hooks.metrics:
-            given = {"loss": detached(loss), "model_out": detached(model_out), "batch_y": batch_y, "task": task}
-            fire(task.stage_hooks.metrics, trainer=self, **given)
 
     def stop(self, reason: str = "") -> None:
         """Ask the run to end after the batch in progress: validation is skipped, after_fit fires, `fit` returns.

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     IterableDataset,
+    RandomSampler,
     SubsetRandomSampler,
-    WeightedRandomSampler,
     default_collate,
 )
 
@@ -79,9 +79,8 @@ def _check_workers(loader: Any) -> None:
         raise Unsure("its workers have a worker_init_fn")
     if loader.persistent_workers and loader._iterator is not None:
         raise Unsure("its workers are running already")
-    sampler = getattr(loader.batch_sampler, "sampler", None)
-    at_once = is_plain_batching(loader.batch_sampler) and not getattr(sampler, "replacement", False)
-    if not at_once and type(sampler) is not WeightedRandomSampler:
+    plain, sampler = is_plain_batching(loader.batch_sampler), getattr(loader.batch_sampler, "sampler", None)
+    if not plain or (type(sampler) is RandomSampler and sampler.replacement):
         raise Unsure("its workers read ahead of an order that is drawn little by little")
 
 

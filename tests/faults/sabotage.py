@@ -99,7 +99,7 @@ FAULTS = (
     ),
     fault(
         "keep one",
-        ("checkpoint.py", "others[: self.keep_last - 1]", "others[:0]"),
+        ("checkpoint.py", "others[: store.keep_last - 1]", "others[:0]"),
         test=f"{DURABILITY}::test_the_one_before_is_always_kept",
     ),
     fault(
@@ -121,13 +121,15 @@ FAULTS = (
     fault(
         "generators not restored on resume",
         ("state.py", '    set_rng_state(state["rng"])\n', ""),
-        ("state.py", '    set_rng_state(pending["rng"])\n', ""),
+        ("state.py", '    set_rng_state(pending["rng"])\n    pending["restored"]', '    pending["restored"]'),
+        ("state.py", "        if again:\n", "        if False:\n"),
         test=f"{CUT}[7]",
         quick=True,
     ),
     fault(
         "generators restored before the skip",
-        ("state.py", '    set_rng_state(pending["rng"])\n', ""),
+        ("state.py", '    set_rng_state(pending["rng"])\n    pending["restored"]', '    pending["restored"]'),
+        ("state.py", "        if again:\n", "        if False:\n"),
         (
             "state.py",
             '    for stage, saved in pending["sources"].items():\n',
@@ -161,8 +163,8 @@ FAULTS = (
         "owed validation forgotten",
         (
             "trainer.py",
-            "if not self.stopping and plan.val_due(progress):",
-            'if not self.stopping and plan.val_due(progress) and not (opened and opened["stage"] == "val"):',
+            "if not self.stopping and plan.val_due(self.progress):",
+            "if not self.stopping and plan.val_due(self.progress) and not self.progress.opened:",
         ),
         test=f"{CUT}[8]",
     ),

@@ -65,6 +65,7 @@ LAYERS = {
     "scope": 4,
     "state": 4,
     "ending": 4,
+    "reporting": 4,
     "legacy": 4,
     "evaluation": 4,
     "compiling": 4,
