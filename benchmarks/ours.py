@@ -29,6 +29,8 @@ ONE_PATCH = [ConfusionMetrics(["accuracy", "precision", "recall", "f1"], average
 REPORTS: dict[str, dict[str, Any]] = {
     "loss": {},
     "accuracy": {"metrics": [accuracy]},
+    # Scores of every token, kept for a whole epoch, are what nobody wants in memory, or in a checkpoint in mid-epoch.
+    "accuracy of tokens": {"metrics": [accuracy], "metric_patch": "mean"},
     "macro": {"metrics": MACRO},
     "one patch": {"metrics": [*ONE_PATCH, confusion], "metric_patch": "confusion"},
 }
@@ -42,6 +44,7 @@ def train(job: Job, verbose: int = 0, macro: str = "macro") -> Any:
     saving: dict[str, Any] = {}
     if job.save_every is not None:
         saving = {"callbacks": [Checkpoint(every_steps=job.save_every)], "folder": job.folder}
+    report = macro if job.report == "macro" else job.report + " of tokens" * (job.per_sample > 1)
     trainer = Trainer(
         job.net,
         F.cross_entropy,
@@ -49,7 +52,7 @@ def train(job: Job, verbose: int = 0, macro: str = "macro") -> Any:
         epochs=job.epochs,
         device="cpu",
         verbose=verbose,
-        **REPORTS[macro if job.report == "macro" else job.report],
+        **REPORTS[report],
         **saving,
     )
     return trainer.fit(job.train_dl, job.val_dl)
