@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import StateError
+from .errors import StateError, StorageError
 from .optimizer import Optimizer
 from .state import check_module
+from .storage import load_archive
 
 
 def load_deepepochs(trainer: Any, path: str | os.PathLike[str]) -> None:
@@ -116,13 +117,14 @@ def _read(path: Path) -> Any:
     """Load a file that may come from anywhere: tensors, numbers, strings and containers of them."""
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-                if (part := archive.testzip()) is not None:
-                    raise StateError(f"{path} is damaged: the checksum of its part {part!r} is wrong")
+            with path.open("rb") as file:
+                return load_archive(path, file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old formats would make no difference to anybody
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, StateError):
+    except StorageError as error:
+        raise StateError(str(error)) from error
+    except OSError:
         raise
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,19 @@ def test_altered_weights_are_noticed(saved: Callable[..., Path]) -> None:
         with pytest.raises(StateError, match="is damaged: the checksum"):
             load_deepepochs(trainer, path)
         whole[offset] ^= 1
+
+
+def test_a_compressed_file_is_refused_before_it_is_unpacked(saved: Callable[..., Path]) -> None:
+    trainer = trainer_of(0)
+    path = saved({**content(trainer, 0), "bomb": torch.zeros(2_000_000)})
+    with zipfile.ZipFile(path) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, data in parts.items():
+            archive.writestr(part, data)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(StateError, match="is refused"):
+        load_deepepochs(trainer, path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
