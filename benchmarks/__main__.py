@@ -16,6 +16,7 @@ from . import environment, report
 from .calls import baseline, calls_over_baseline
 from .contender import Contender
 from .fixed import fixed_costs
+from .flat import growth
 from .footprint import Footprint, footprint
 from .fresh import peak_megabytes
 from .measure import Session
@@ -149,6 +150,8 @@ def main(given: Sequence[str] | None = None) -> int:
         report_on(measured(quick(WORKLOADS[name]) if options.quick else WORKLOADS[name], options))
     report_on(report.fixed_report(fixed_costs(3 if options.quick else options.rounds)))
     if options.fresh:
+        say("memory of few and of many batches")
+        report_on(report.growth_report(growth()))
         report_on(footprints())
     if options.write:
         command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if given is None else given)])

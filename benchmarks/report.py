@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from .contender import Contender
+from .flat import FEW, MANY
 from .footprint import Footprint
 from .measure import Record
 from .statistics import Spread, ratios, spread
@@ -116,6 +117,13 @@ def fixed_report(costs: Mapping[str, Spread]) -> str:
     """The fixed costs."""
     lines = [[what, "", f"{s.median:+.2f}", f"{s.low:+.2f}–{s.high:+.2f}"] for what, s in costs.items()]
     return "## Fixed costs: this library beyond the best loop\n\n" + table(("", "", "CPU ms", "quartiles"), lines)
+
+
+def growth_report(peaks: Mapping[str, tuple[float, float]]) -> str:
+    """Whether memory grows with the batches of an epoch."""
+    lines = [[patch, f"{few:.1f}", f"{many:.1f}", f"{many - few:+.1f}"] for patch, (few, many) in peaks.items()]
+    head = ("figures of", f"{FEW:,} batches", f"{MANY:,} batches", "more")
+    return "## Peak memory of an epoch, in MB\n\n" + table(head, lines)
 
 
 def footprint_report(prints: Sequence[Footprint], notes: Sequence[str]) -> str:

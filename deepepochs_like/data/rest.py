@@ -24,7 +24,7 @@ from torch.utils.data import (
 DRAWN_AT_ONCE = 32
 #: How many indices become Python numbers at a time, so that the first batch need not wait for the last index.
 PIECE = 1 << 16
-#: How many skipped indices are drawn at a time, which bounds the memory it takes.
+#: How many indices are counted, and how many skipped ones are drawn, at a time, which bounds the memory it takes.
 BULK = 1 << 20
 
 
@@ -113,7 +113,7 @@ def _numbers(indices: Tensor) -> Iterator[int]:
 
 def _sequential(sampler: Any, skip: int) -> Iterator[Tensor]:
     count = len(sampler.data_source)
-    return iter([torch.arange(min(skip, count), count)])
+    return (torch.arange(first, min(first + BULK, count)) for first in range(skip, count, BULK))
 
 
 def _random(sampler: Any, skip: int) -> Iterator[Tensor]:

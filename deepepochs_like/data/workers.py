@@ -12,10 +12,12 @@ import contextlib
 import multiprocessing.connection
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
+import os
 import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import GeneratorType
 from typing import Any
@@ -166,6 +168,11 @@ class WatchfulIterator(_MultiProcessingDataLoaderIter):
     def _worker_init_fn(self, own: Any) -> None:
         self._own_init = own
 
+    def _shutdown_workers(self) -> None:
+        super()._shutdown_workers()
+        if self._shutdown:  # it is left undone while Python exits
+            _end_feeders([*self._index_queues, self._worker_result_queue])
+
     def _get_data(self) -> Any:  # in the place of torch's own, so that a batch takes no call more
         try:
             if self._timeout or self._pin_memory:
@@ -245,6 +252,7 @@ def shut_down(iterator: Any, name: str) -> None:
         shutdown()
     finally:
         killer.cancel()
+        killer.join()  # see `_end_feeders`
         for worker in _kill(iterator):
             worker.join(GRACE)
 
@@ -256,6 +264,34 @@ def _expect_their_end(iterator: Any) -> None:
             if getattr(iterator, "_worker_pids_set", False):
                 iterator._worker_pids_set = False
                 _remove_worker_pids(id(iterator))
+
+
+def _end_feeders(queues: list[Any]) -> None:
+    """Wait until the threads have ended that wrote to the workers' queues, which are closed.
+
+    Torch lets them be. Where the process exits meanwhile, and such a thread happens to be the one that collects garbage
+    with tensors in it, the process is aborted ("terminate called without an active exception") and its exit code lost.
+    """
+    until = time.monotonic() + GRACE
+    feeders = [(queue._thread, queue._reader) for queue in queues if getattr(queue, "_thread", None) is not None]
+    for feeder, reader in feeders:
+        feeder.join(GRACE / 10)
+        if feeder.is_alive():  # it writes to a full pipe that no worker reads any more
+            _drain(feeder, reader, until)
+
+
+def _drain(feeder: threading.Thread, reader: Any, until: float) -> None:
+    """Read what a thread writes to a pipe until it has ended."""
+    with contextlib.suppress(OSError):  # it closes the pipe when it ends
+        pipe = os.dup(reader.fileno())
+        try:
+            os.set_blocking(pipe, False)
+            while feeder.is_alive() and time.monotonic() < until:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(pipe, 1 << 20)
+                feeder.join(0.001)
+        finally:
+            os.close(pipe)
 
 
 def _kill(iterator: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -78,6 +79,9 @@ def read_until_it_fails(loader: Any) -> tuple[BaseException, float]:
     raise AssertionError("nothing failed")
 
 
+# Torch raises of a killed worker wherever the main process is, be it in a weak reference's callback, which Python only
+# prints; the run is told all the same.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("how", FAULTS)
@@ -122,6 +126,35 @@ def test_release_ends_the_workers_and_another_run_starts_others(iterable: bool, 
         source.finish()
     source.release()
     assert not multiprocessing.active_children()
+
+
+class Sleepy(Dataset[int]):
+    def __len__(self) -> int:
+        return 200_000
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(60)
+        return index
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [4, 50_000])  # the lists of indices of the second do not fit into a pipe
+def test_no_thread_is_left_that_could_abort_the_process_while_it_exits(size: int) -> None:
+    before = set(threading.enumerate())
+    source = BatchSource(DataLoader(Sleepy(), size, num_workers=1, prefetch_factor=4), "train_dl")
+    iterator: Any = source.stream()
+    assert [queue._thread.is_alive() for queue in iterator._index_queues] == [True]
+    source.release()
+    assert set(threading.enumerate()) == before
+    assert not multiprocessing.active_children()
+
+
+def test_nor_by_a_pass_that_has_ended() -> None:
+    before = set(threading.enumerate())
+    source = BatchSource(DataLoader(Stream(), 2, num_workers=2), "train_dl")
+    for _ in source.stream():
+        source.position += 1
+    assert set(threading.enumerate()) == before
 
 
 class Stream(IterableDataset[int]):
