@@ -64,3 +64,4 @@ def add_callbacks(trainer: Any, console: DefaultCallback) -> None:
         callbacks.append(Checkpoint())
     for callback in callbacks:
         check_callback(callback)
+        callback.attach(trainer)

@@ -63,6 +63,12 @@ class BoundTask:
         self.trainer = trainer
         self._bound[bound.stage] = bound
 
+    def executed(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The step as it is to be run: in another precision, where one is installed."""
+        around = self.trainer.execution.around
+        executed: Callable[..., Any] = step if around is None else around(step)
+        return executed
+
     def release(self) -> None:
         """Let go of iterators (and so of worker processes) when a run is over."""
         for bound in self._bound.values():

@@ -221,7 +221,7 @@ class CompiledStep:
         if handle.before:
             fire(handle.before, trainer=self.trainer)
         args, kwargs = ((), dict(batch_x)) if isinstance(batch_x, TensorDict) else (tuple(batch_x), {})
-        result = graph(self.module, self.function, args, kwargs, batch_y, wanted)
+        result = graph(handle.model, self.function, args, kwargs, batch_y, wanted)
         if handle.after:
             fire(handle.after, trainer=self.trainer, model_out=detached(result[0]))
         return result

@@ -79,17 +79,21 @@ class Figures:
                 )
             returned[key if patch.name is None else patch.name] = patch  # of two with one name the later counts
         for name, patch in returned.items():
-            mine = self.patches.get(name)
-            if mine is None:
-                mine = own_copy(patch)  # never the step's own object: it may be kept and changed there
-                if name in self._saved:
-                    mine.load_state_dict(self._saved.pop(name)["state"])
-                    mine = mine.merge_(patch)
-            else:
-                same_kind(mine, patch, name)
-                mine = mine.merge_(patch)
-            self.patches[name] = mine
+            self.add(name, patch)
         self.returned = returned
+
+    def add(self, name: str, patch: Any) -> None:
+        """Merge a patch into the figure of a name."""
+        mine = self.patches.get(name)
+        if mine is None:
+            mine = own_copy(patch)  # never the step's own object: it may be kept and changed there
+            if name in self._saved:
+                mine.load_state_dict(self._saved.pop(name)["state"])
+                mine = mine.merge_(patch)
+        else:
+            same_kind(mine, patch, name)
+            mine = mine.merge_(patch)
+        self.patches[name] = mine
 
     def of(self, loss: Any, outputs: Outputs | None, returned: Mapping[str, Any]) -> dict[str, Any]:
         """A batch's own figures, 0-dimensional tensors on their device, from its `loss`, `outputs` and `returned`."""

@@ -17,7 +17,8 @@ class ModelHandle(Proxy):
     """The model as steps and hooks see it: called like the module, and passing attributes on to it.
 
     ``handle(batch_x)`` spreads a batch's inputs by itself, ``handle(*batch_x)`` gets them spread. The module itself,
-    as an Accelerator prepared it where it did, is ``handle.model``.
+    as an Accelerator prepared it where it did, is ``handle.model``: what is trained, save where evaluation calls an
+    average of it instead; see `average_by`.
     """
 
     def __init__(self, trainer: Any, model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from .plan import trained_modules
 from .resume import run_folder
 from .run import CHECKPOINTS, RunFolder
 from .state import check_module, load_trainer_state, trainer_state
+from .tools import Tools
 from .types import StateDict
 from .weights import (
     WeightsReport,
@@ -32,7 +33,7 @@ from .weights import (
 )
 
 
-class Memory:
+class Memory(Tools):
     """State in and out, weights in and out, and an account of the run."""
 
     print: Any
@@ -119,7 +120,7 @@ class Memory:
 
     def save_weights(self, path: str | os.PathLike[str]) -> Path:
         """Write the model's weights alone to a ``.pt`` or ``.safetensors`` file; see `save_weights`."""
-        return save_weights(self.model.model, path)
+        return save_weights(self.model.trained_module, path)
 
     def load_weights(self, path: str | os.PathLike[str], strict: bool = True) -> WeightsReport:
         """Load weights into the model; without `strict` what fits by name and shape, with a printed report.
@@ -127,7 +128,7 @@ class Memory:
         Raises:
             CheckpointError, StorageError, StateError: see `load_weights`; the model is as it was.
         """
-        report = load_weights(self.model.model, path, strict)
+        report = load_weights(self.model.trained_module, path, strict)
         self.aside = None
         if not strict:
             self.print(report)
@@ -155,13 +156,13 @@ class Memory:
             raise StateError(f"{path} holds no weights by name")
         of_loss = content.get("loss") if isinstance(content, Mapping) and isinstance(loss, nn.Module) else None
         if not isinstance(of_loss, Mapping):
-            take_weights(self.model.model, state, str(path))
+            take_weights(self.model.trained_module, state, str(path))
         else:
             before = deepcopy(loss.state_dict())
             try:
                 check_module("loss", loss, of_loss)
                 loss.load_state_dict(of_loss)
-                take_weights(self.model.model, state, str(path))  # which puts the model's back by itself
+                take_weights(self.model.trained_module, state, str(path))  # which puts the model's back by itself
             except BaseException:
                 loss.load_state_dict(before)
                 raise

@@ -227,7 +227,7 @@ def _plan_steps(
 
 def trained_modules(trainer: Any) -> list[nn.Module]:
     """The modules whose mode, place and state are the run's: the models, and a loss that is one."""
-    modules = [handle.model for handle in trainer.models.values()]
+    modules = [handle.trained_module for handle in trainer.models.values()]
     return [*modules, trainer.loss.function] if isinstance(trainer.loss.function, nn.Module) else modules
 
 

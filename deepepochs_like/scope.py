@@ -49,6 +49,7 @@ class RunScope:
         trainer = self.trainer
         for callback in trainer.callbacks:
             check_callback(callback)
+            callback.attach(trainer)
         return Hooks(listeners_of(trainer) if self.name == "fit" else trainer.callbacks)
 
     def __enter__(self) -> RunScope:
@@ -67,7 +68,7 @@ class RunScope:
             raise
         self.outer = {name: getattr(trainer, name) for name in self.OWN}
         self._modes = [(m, m.training) for module in trained_modules(trainer) for m in module.modules()]
-        self._forward = [(h, h.before, h.after) for h in (trainer.model, *trainer.models.values())]
+        self._forward = [(h, h.before, h.after, h.model) for h in (trainer.model, *trainer.models.values())]
         trainer.hooks, trainer.running, trainer.stage_tasks = hooks, self.name, self.tasks
         trainer.current_task, trainer.stage_results = None, []
         trainer.stopping, trainer.stop_reason, trainer.answered = False, "", None
@@ -95,9 +96,13 @@ class RunScope:
                     first = later
                 else:
                     chain(first, later)
-        self._put_back()
         if self.interruptions is not None:
-            self._after_signal(first)
+            self.interruptions.over = True
+        try:
+            self._put_back()
+        finally:
+            if self.interruptions is not None:
+                self._after_signal(first)
         if first is not None and first is not error:
             raise first
 
@@ -120,12 +125,18 @@ class RunScope:
         for name, value in self.outer.items():
             if name not in keep:
                 setattr(trainer, name, value)
-        for handle, before, after in self._forward:
-            handle.before, handle.after = before, after
+        for handle, before, after, module in self._forward:
+            handle.before, handle.after, handle.model = before, after, module
 
     def _after_signal(self, error: BaseException | None) -> None:
         assert self.interruptions is not None
-        self.interruptions.__exit__()
+        try:
+            self.interruptions.__exit__()
+        except KeyboardInterrupt as second:  # it came when one of the program's own handlers was there again
+            self.interruptions.__exit__()
+            if self.interruptions.received is None:
+                raise
+            error = error or second
         received, trainer = self.interruptions.received, self.trainer
         if received is None or (error is not None and not isinstance(error, KeyboardInterrupt)):
             return

@@ -22,6 +22,8 @@ class Interruptions:
     def __init__(self, ask: Callable[[str], None]) -> None:
         self.ask = ask
         self.received: signal.Signals | None = None
+        #: Whether the run has ended, and is only being put away: there is nothing left for a second signal to stop.
+        self.over = False
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruptions:
@@ -37,6 +39,8 @@ class Interruptions:
         self._former.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and self.over:
+            return
         if self.received is not None:
             raise KeyboardInterrupt(f"second {signal.Signals(number).name}")
         self.received = signal.Signals(number)

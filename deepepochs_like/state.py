@@ -27,7 +27,7 @@ def trainer_state(trainer: Any) -> StateDict:
     closing = [_plain(trainer.train_metrics), _plain(trainer.val_metrics)] if progress.stage == "end" else None
     return {
         "format": FORMAT,
-        "models": {name: handle.model.state_dict() for name, handle in trainer.models.items()},
+        "models": {name: handle.trained_module.state_dict() for name, handle in trainer.models.items()},
         "loss": trainer.loss.function.state_dict() if isinstance(trainer.loss.function, nn.Module) else None,
         "optimizers": trainer.opt.state_dict(),
         "callbacks": {key: callback.state_dict() for key, callback in keyed(trainer.callbacks).items()},
@@ -87,7 +87,7 @@ def keyed(callbacks: list[Any]) -> dict[str, Any]:
 
 def parameters(trainer: Any) -> dict[str, nn.Parameter]:
     """All parameters in training, by ``model.name``."""
-    named = {f"{m}.{n}": p for m, handle in trainer.models.items() for n, p in handle.model.named_parameters()}
+    named = {f"{m}.{n}": p for m, handle in trainer.models.items() for n, p in handle.trained_module.named_parameters()}
     if isinstance(trainer.loss.function, nn.Module):
         named.update({f"loss.{n}": p for n, p in trainer.loss.function.named_parameters()})
     return named
@@ -108,7 +108,7 @@ def check_state(trainer: Any, state: Any) -> None:
     if mine != theirs:
         raise StateError(f"the trainer's models are {sorted(mine)}; the state has {sorted(theirs)}")
     for name, handle in trainer.models.items():
-        check_module(f"model {name!r}", handle.model, state["models"][name])
+        check_module(f"model {name!r}", handle.trained_module, state["models"][name])
     loss = trainer.loss.function
     if isinstance(loss, nn.Module) != (state["loss"] is not None):
         raise StateError("the loss is a module in only one of the trainer and the state")
@@ -160,7 +160,7 @@ def load_trainer_state(trainer: Any, state: StateDict) -> None:
         check_rates(state["fits"], state["made"], rates_in(state))
         made = {}
     for name, handle in trainer.models.items():
-        handle.model.load_state_dict(state["models"][name])
+        handle.trained_module.load_state_dict(state["models"][name])
     if state["loss"] is not None:
         trainer.loss.function.load_state_dict(state["loss"])
     trainer.opt.load_state_dict(state["optimizers"])

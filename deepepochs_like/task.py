@@ -73,7 +73,8 @@ class EpochTask(BoundTask, Steps):
     def begin(self, stage: Stage, hooks: StageHooks, check_finite: bool) -> None:
         """Start an epoch of a stage: no figures yet, the first batch to come."""
         bound = self._bound[stage]
-        self.stage, self.stage_hooks, self.batch_source, self.run_step = stage, hooks, bound.source, bound.step
+        self.stage, self.stage_hooks, self.batch_source = stage, hooks, bound.source
+        self.run_step = self.executed(bound.step)
         #: Takes a batch apart; see `split_batch`.
         self.splitter = partial(
             split_batch,

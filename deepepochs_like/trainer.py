@@ -244,7 +244,7 @@ class Trainer(Ending, Evaluation, Memory, Reporting, Steps):
         training, hooks = stage == "train", self.hooks.stages[stage]
         self.current_task, self.progress.begun = task, True
         for handle in {id(h): h for h in [self.model, *self.models.values()]}.values():
-            handle.model.train(training)
+            handle.enter(training)
             handle.before, handle.after = hooks.before_forward, hooks.after_forward
         if isinstance(self.loss.function, nn.Module):
             self.loss.function.train(training)
@@ -298,10 +298,10 @@ class Trainer(Ending, Evaluation, Memory, Reporting, Steps):
             execution.prepare(chosen)
         for hook in hooks.before_optimize:
             hook(trainer=self, optimize_index=index)
-        execution.update(chosen)
+        stepped = execution.update(chosen)
         for hook in hooks.after_optimize:
             hook(trainer=self, optimize_index=index)
-        for optimizer in self.opt.by_step if index is None else chosen:
+        for optimizer in self.opt.by_step if stepped is self.opt else stepped:
             optimizer.step_after_update(loss)
 
     def stop(self, reason: str = "") -> None:

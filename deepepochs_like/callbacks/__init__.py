@@ -1,5 +1,10 @@
 """Callbacks: what watches and steers a run. See `deepepochs_like.callbacks.base` for the loop and its events."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from .base import Callback
 from .check import CheckCallback
 from .checkpoint import Checkpoint
@@ -7,4 +12,16 @@ from .default import DefaultCallback
 from .early_stopping import EarlyStopping
 from .stop_file import StopFile
 
-__all__ = ["Callback", "CheckCallback", "Checkpoint", "DefaultCallback", "EarlyStopping", "StopFile"]
+#: Names that are loaded when they are first asked for, each with its module.
+LATER: dict[str, str] = {
+    # end of LATER
+}
+
+__all__ = ["Callback", "CheckCallback", "Checkpoint", "DefaultCallback", "EarlyStopping", "StopFile", *LATER]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(LATER[name], __name__), name)
+    return value

@@ -61,6 +61,12 @@ class Callback:
     def __init__(self, priority: float = 1) -> None:
         self.priority = priority
 
+    def attach(self, trainer: Any) -> None:
+        """Prepare the trainer for what has to be known before a run begins, such as its precision.
+
+        Called when the trainer is made, and at the start of every run: doing it again must change nothing.
+        """
+
     def state_key(self) -> str:
         """What its state is kept under: the class, and the arguments that tell it from another of the class."""
         return type(self).__name__

@@ -23,7 +23,8 @@ class Local:
     """
 
     backward: Any = staticmethod(bare.backward)
-    is_main = True
+    #: Whether this process is the one that prints; what makes of a step one in another precision, where that is asked.
+    is_main, around = True, None
 
     def __init__(self, device: torch.device, accumulate: int = 1) -> None:
         self.device = device
@@ -51,8 +52,9 @@ class Local:
         if self.window is not None:
             self.window.average(p for o in optimizers for group in o.param_groups for p in group["params"])
 
-    def update(self, optimizers: Sequence[Optimizer]) -> None:
-        """Step the optimizers and clear their gradients."""
+    def update(self, optimizers: Sequence[Optimizer]) -> Sequence[Optimizer]:
+        """Step the optimizers and clear their gradients; return those that really stepped."""
         for optimizer in optimizers:
             bare.step(optimizer.opt)
             bare.zero_grad(optimizer.opt)
+        return optimizers

@@ -73,6 +73,7 @@ LAYERS = {
     "assembly": 4,
     "explain": 4,
     "resume": 4,
+    "tools": 4,
     # 5: the loop
     "trainer": 5,
     # 6: what users see of all that

@@ -106,6 +106,12 @@ def test_a_second_signal_while_cleaning_up_exits_with_the_same_code(endings: dic
     assert endings["second_in_cleanup"].out == FINISHED
 
 
+@pytest.mark.parametrize("name", ["second_when_put_away", "second_when_handlers_go_back"])
+def test_so_does_one_that_comes_when_the_run_is_put_away(endings: dict[str, Ending], name: str) -> None:
+    assert endings[name].code == 143
+    assert endings[name].out == FINISHED
+
+
 def test_an_error_after_a_signal_leaves_as_itself(endings: dict[str, Ending]) -> None:
     ending = endings["then_an_error"]
     assert ending.code == 0

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from deepepochs_like import Trainer
+from deepepochs_like import EpochTask, Trainer
 from support.loop import HearAll, Recorder, batches, trainer
 
 SCRIPTS: dict[str, Callable[[], None]] = {}
@@ -115,6 +115,33 @@ def in_cleanup() -> None:
 @script
 def second_in_cleanup() -> None:
     run({"before_backward": send(signal.SIGINT), "on_cleanup": send(signal.SIGINT)})
+
+
+@script
+def second_when_put_away() -> None:
+    release = EpochTask.release
+
+    def releasing(task: EpochTask) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        release(task)
+
+    EpochTask.release = releasing  # type: ignore[method-assign]
+    run({"before_backward": send(signal.SIGTERM)})
+
+
+@script
+def second_when_handlers_go_back() -> None:
+    put = signal.signal
+
+    def putting(number: int, handler: Any) -> Any:
+        former = put(number, handler)
+        if handler is signal.default_int_handler:  # SIGINT is the program's again, SIGTERM not yet
+            signal.signal = put
+            os.kill(os.getpid(), signal.SIGINT)
+        return former
+
+    signal.signal = putting  # type: ignore[assignment]
+    run({"before_backward": send(signal.SIGTERM)})
 
 
 @script
