@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .fresh import answer, high_water_mark
 
@@ -14,12 +14,12 @@ PATCHES = ("loss", "mean", "confusion", "torchmetrics")
 FEW, MANY = 100, 100_000
 
 
-def growth(few: int = FEW, many: int = MANY) -> dict[str, tuple[float, float]]:
+def growth(few: int = FEW, many: int = MANY, patches: Sequence[str] = PATCHES) -> dict[str, tuple[float, float]]:
     """The peaks of fresh processes that train an epoch of few batches and one of many, in MB."""
     command = ("-m", "benchmarks.flat")
     return {
         patch: (answer(sys.executable, *command, patch, str(few)), answer(sys.executable, *command, patch, str(many)))
-        for patch in PATCHES
+        for patch in patches
     }
 
 

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable
 
 
 class EngineError(Exception):
-    """Root of the errors this library raises."""
+    """Root of the errors this library raises.
+
+    Example:
+        >>> from deepepochs_like import Trainer
+        >>> try:
+        ...     Trainer(torch.nn.Linear(2, 1), epochs=0)
+        ... except EngineError as error:
+        ...     print(error)
+        epochs=0: at least 1 is needed
+    """
 
 
 class ArgumentError(EngineError, ValueError):
@@ -91,20 +100,63 @@ class RunLockedError(CheckpointError):
     """A folder that another process (or another part of this one) is writing to."""
 
 
+class DiagnosisError(EngineError, ValueError):
+    """What a check before a run found; see `Trainer.check`.
+
+    Attributes:
+        diagnosis: all of it.
+    """
+
+    def __init__(self, message: str, diagnosis: object) -> None:
+        super().__init__(message)
+        self.diagnosis = diagnosis
+
+
 class EngineWarning(UserWarning):
-    """Something that is probably not what was meant, but that the run survives."""
+    """Something that is probably not what was meant, but that the run survives.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter('error', EngineWarning)  # within it such things end a run
+    """
 
 
 class StopLoopException(Exception):
-    """Raise it in a callback or a step to end `fit`, which then returns normally."""
+    """Raise it in a callback or a step to end `fit`, which then returns normally.
+
+    Example:
+        >>> from deepepochs_like import Callback, Trainer
+        >>> class Once(Callback):
+        ...     def on_after_train_batch(self, **kwargs):
+        ...         raise StopLoopException('enough')
+        >>> trainer = Trainer(torch.nn.Linear(2, 2), None, epochs=1, verbose=0, callbacks=[Once()])
+        >>> history = trainer.fit(train_dl=[torch.ones(1, 2)], step=lambda trainer, x, y: None)
+        >>> trainer.stop_reason
+        'enough'
+    """
 
 
 class LoopException(Exception):
-    """For users' own errors in a loop: leaves `fit` as itself."""
+    """For users' own errors in a loop: leaves `fit` as itself.
+
+    Example:
+        >>> raise LoopException('the data are not what they were')
+        Traceback (most recent call last):
+            ...
+        deepepochs_like.errors.LoopException: the data are not what they were
+    """
 
 
 class CallbackException(Exception):
-    """For users' own errors in a callback: leaves `fit` as itself."""
+    """For users' own errors in a callback: leaves `fit` as itself.
+
+    Example:
+        >>> raise CallbackException('the data are not what they were')
+        Traceback (most recent call last):
+            ...
+        deepepochs_like.errors.CallbackException: the data are not what they were
+    """
 
 
 def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:

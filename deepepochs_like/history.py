@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ class Result(dict[str, Any]):
 
     def __repr__(self) -> str:
         return repr({name: _plain(value) for name, value in self.items()})
+
+    def _repr_html_(self) -> str:
+        from .pictures import figures_html
+
+        return figures_html({name: _plain(value) for name, value in self.items()})
 
 
 class History(dict[str, dict[str, list[Any]]]):
@@ -53,6 +59,71 @@ class History(dict[str, dict[str, list[Any]]]):
         if len(lines) > 21:
             lines = [lines[0], f"... {len(lines) - 21} earlier epochs", *lines[-20:]]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from .pictures import history_html
+
+        return history_html(self)
+
+    def chart(
+        self,
+        figures: str | Sequence[str] | None = None,
+        *,
+        width: int | None = None,
+        height: int = 8,
+        ascii: bool | None = None,
+    ) -> str:
+        """Draw the curves with characters, one picture per figure, to print in a terminal or a log.
+
+        Args:
+            figures: the names of those to draw; by default all.
+            width: columns, from 20 on; by default those of the terminal, at most 100.
+            height: lines of each picture, from 3 on.
+            ascii: whether to keep to ASCII; by default where standard output takes nothing else, or TERM is ``dumb``.
+
+        Raises:
+            ArgumentError: a figure is not there, or `width` or `height` too small.
+
+        Example:
+            >>> history = History(); history.record("train", 0, {"loss": 2}); history.record("train", 1, {"loss": 1})
+            >>> print(history.chart(width=34, height=3, ascii=True))
+            loss
+            2 +******
+              |      ***********
+            1 +                 ****** train 1
+              ++---------------------+
+               1                     2 epoch
+        """
+        from .pictures import chart_history
+
+        return chart_history(self, figures, width, height, ascii)
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        figures: str | Sequence[str] | None = None,
+        show: bool = False,
+    ) -> Any:
+        """Draw the curves, one picture per figure with the stages in it.
+
+        No window opens and no backend is chosen, unless `show` says so: it works where there is no screen.
+
+        Args:
+            path: a file to write, ``'curves.png'``, or ``.pdf``, ``.svg``, ``.txt``; the last two need no matplotlib.
+            figures: the names of those to draw; by default all.
+            show: open a window, or show it in the notebook; where there is no screen, print it as text.
+
+        Returns:
+            The matplotlib figure; where that is not installed, the curves drawn with characters, with a warning.
+
+        Raises:
+            ArgumentError: a figure is not there.
+            ModuleNotFoundError: matplotlib is not installed, and the path is not one of a file that does without.
+        """
+        from .pictures import plot_history
+
+        return plot_history(self, path, figures=figures, show=show)
 
     def since(self, lengths: Mapping[str, Mapping[str, int]]) -> History:
         """Return what was recorded after `lengths` was taken."""

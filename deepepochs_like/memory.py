@@ -19,7 +19,7 @@ from .legacy import load_deepepochs
 from .plan import trained_modules
 from .resume import run_folder
 from .run import CHECKPOINTS, RunFolder
-from .state import check_module, load_trainer_state, trainer_state
+from .state import check_module, keyed, load_trainer_state, trainer_state
 from .tools import Tools
 from .types import StateDict
 from .weights import (
@@ -130,6 +130,9 @@ class Memory(Tools):
         """
         report = load_weights(self.model.trained_module, path, strict)
         self.aside = None
+        for callback in self.callbacks:
+            if hasattr(callback, "look_at"):
+                callback.restart(self)
         if not strict:
             self.print(report)
         return report
@@ -168,6 +171,10 @@ class Memory(Tools):
                 raise
         aside.look()
         self.aside = aside
+        averages = content.get("callbacks", {}) if isinstance(content, Mapping) else {}
+        for key, callback in keyed(self.callbacks).items():
+            if hasattr(callback, "look_at"):
+                callback.look_at(self, averages.get(key))
 
     def _checkpoint(self, which: Any) -> Path:
         keepers = [c for c in self.callbacks if getattr(c, "keeps_checkpoints", False)]

@@ -192,6 +192,12 @@ class Optimizers(list[Optimizer]):
 
     Args:
         optimizers: torch optimizers or `Optimizer` objects: one, a list, or a dict of them.
+
+    Example:
+        >>> nets = {'g': torch.nn.Linear(2, 1), 'd': torch.nn.Linear(1, 1)}
+        >>> both = Optimizers({name: torch.optim.SGD(net.parameters(), 0.1) for name, net in nets.items()})
+        >>> both.get_current_lr(), both['d'] is both[1]
+        ([0.1, 0.1], True)
     """
 
     def __init__(self, optimizers: Any) -> None:

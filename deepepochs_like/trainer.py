@@ -294,7 +294,7 @@ class Trainer(Ending, Evaluation, Memory, Reporting, Steps):
         if execution.may_defer and execution.deferred():
             return
         chosen = self.opt if index is None else (self.opt[index],)
-        if execution.window is not None:
+        if execution.prepares:
             execution.prepare(chosen)
         for hook in hooks.before_optimize:
             hook(trainer=self, optimize_index=index)

@@ -55,6 +55,15 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises:
         ArgumentError: another ending.
         CheckpointError: the disk refuses; a file that was there before is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> one, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_weights(one, f'{folder}/one.pt')
+        ...     report = load_weights(other, path)
+        >>> torch.equal(one.weight, other.weight)
+        True
     """
     path = Path(path)
     kind = _kind(path)
@@ -89,6 +98,15 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], strict: bool = 
         CheckpointError: there is no such file.
         StorageError: it is damaged, or holds something that loading would have to run.
         StateError: it does not fit; or without `strict`: nothing in it fits. The model is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> one, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_weights(one, f'{folder}/one.pt')
+        ...     report = load_weights(other, path)
+        >>> torch.equal(one.weight, other.weight)
+        True
     """
     return take_weights(model, read_weights(Path(path)), str(path), strict)
 

@@ -17,7 +17,11 @@ import deepepochs_like
 # What an example may use without importing it.
 NAMES = {"torch": torch, "np": np}
 # What the examples of a module need beyond the core, to be skipped where it is absent.
-NEEDS = {"deepepochs_like.utils.plots": "matplotlib", "deepepochs_like.utils.yaml_file": "yaml"}
+NEEDS = {
+    "deepepochs_like.pictures": "matplotlib",
+    "deepepochs_like.utils.plots": "matplotlib",
+    "deepepochs_like.utils.yaml_file": "yaml",
+}
 
 
 def modules() -> list[str]:

@@ -14,6 +14,33 @@ from .stop_file import StopFile
 
 #: Names that are loaded when they are first asked for, each with its module.
 LATER: dict[str, str] = {
+    "AMP": ".amp",
+    "EMA": ".ema",
+    "GradClip": ".grad_clip",
+    "GradClipCallback": ".grad_clip",
+    "GradientAccumulation": ".accumulation",
+    "SWA": ".swa",
+    "FineTune": ".fine_tune",
+    "OnOOM": ".on_oom",
+    "ResourceMonitor": ".resources",
+    "Scheduled": ".scheduled",
+    "StopOnNaN": ".stop_on_nan",
+    "Logger": ".logger",
+    "JSONLLogger": ".jsonl",
+    "CSVLogger": ".csv_file",
+    "TensorBoard": ".tensorboard",
+    "LogCallback": ".log",
+    "MLflowLogger": ".mlflow_logger",
+    "Report": ".report",
+    "BatchSizeFinder": ".batch_size_finder",
+    "LRFindCallback": ".lr_find",
+    "LRFinder": ".lr_find",
+    "Timer": ".timer",
+    "Profile": ".profile",
+    "Analyze": ".analyze",
+    "AnalyzeCallback": ".analyze",
+    "Interpret": ".interpret",
+    "InterpreteCallback": ".interpret",
     # end of LATER
 }
 

@@ -57,6 +57,9 @@ class Callback:
     keeps_files: bool = False
     #: Whether it keeps checkpoints: it then comes last in on_checkpoint.
     keeps_checkpoints: bool = False
+    #: Whether training is not the same without it (precision, clipping), so that it takes part where training is only
+    #: tried out, as in `trainer.find_lr`; all others stay out of that.
+    part_of_training: bool = False
 
     def __init__(self, priority: float = 1) -> None:
         self.priority = priority

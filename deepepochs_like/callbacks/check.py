@@ -25,6 +25,10 @@ class CheckCallback(Checkpoint):
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument is not what is needed.
+
+    Example:
+        >>> CheckCallback('accuracy', on_stage='val', mode='max', patience=5).state_key()
+        'CheckCallback(val/accuracy)'
     """
 
     def __init__(

@@ -23,6 +23,12 @@ class DefaultCallback(Callback):
         log_tqdm: show one progress bar per epoch, which stays on the screen, instead of the live view.
         show_info: begin with a line about model, device and data.
         priority: its place among the callbacks; at 0 an epoch is shown after the others have dealt with it.
+
+    Example:
+        >>> from deepepochs_like import Trainer
+        >>> trainer = Trainer(torch.nn.Linear(2, 1), callbacks=[DefaultCallback(log_long=True)])  # 7 decimals
+        >>> [type(callback).__name__ for callback in trainer.callbacks]
+        ['DefaultCallback']
     """
 
     def __init__(

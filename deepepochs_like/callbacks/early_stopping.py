@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, NoReturn
+
+import torch
 
 from ..errors import ArgumentError, refuse_unknown
 from ..monitor import Monitor
@@ -25,11 +28,22 @@ class EarlyStopping(Callback):
         min_delta: an improvement is a change by more than this.
         warmup: so many looks at the beginning are not counted against the patience.
         threshold: end the run as soon as the figure is as good as this.
+        baseline: only what is better than this counts as an improvement.
+        restore_best: when the fit is over, put the weights of the best look into the model; a copy is kept of them, on
+            the CPU and in checkpoints. A signal, or a stop within an epoch, leaves the weights as they are.
         priority: its place among the callbacks.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument is not what is needed.
         UnknownFigureError: at the end of an epoch that should have the figure, and has not.
+
+    Example:
+        >>> from deepepochs_like import Trainer
+        >>> net, data = torch.nn.Linear(2, 1), [(torch.ones(4, 2), torch.ones(4, 1))]
+        >>> loss, still = torch.nn.functional.mse_loss, torch.optim.SGD(net.parameters(), lr=0.0)  # it gets no better
+        >>> trainer = Trainer(net, loss, still, callbacks=[EarlyStopping(patience=3)], verbose=0)
+        >>> len(trainer.fit(data, data)['val']['loss'])
+        4
     """
 
     def __init__(
@@ -41,6 +55,8 @@ class EarlyStopping(Callback):
         min_delta: float = 0.0,
         warmup: int = 0,
         threshold: float | None = None,
+        baseline: float | None = None,
+        restore_best: bool = False,
         priority: float = 1,
         **unknown: NoReturn,
     ) -> None:
@@ -52,13 +68,16 @@ class EarlyStopping(Callback):
         numbers: tuple[tuple[str, Any, float], ...] = (
             ("min_delta", min_delta, 0.0),
             ("threshold", 0.0 if threshold is None else threshold, -math.inf),
+            ("baseline", 0.0 if baseline is None else baseline, -math.inf),
         )
         for name, number, lowest in numbers:
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= lowest:
                 raise ArgumentError(f"{name}={number!r}: a number{' from 0 on' if lowest == 0 else ''} is needed")
         self.monitor = Monitor(monitor, mode)
         self.patience, self.min_delta, self.warmup, self.threshold = patience, min_delta, warmup, threshold
-        #: The best value so far, looks in all, and looks since the best.
+        self.baseline, self.restore_best = baseline, restore_best
+        self._weights: StateDict = {}
+        #: The best value so far, looks in all, and looks since the best (or since the baseline was beaten).
         self.best, self.looks, self.since = math.nan, 0, 0
         self.reached = False
 
@@ -66,11 +85,13 @@ class EarlyStopping(Callback):
         return f"{type(self).__name__}({self.monitor.name})"
 
     def state_dict(self) -> StateDict:
-        return {"best": self.best, "looks": self.looks, "since": self.since, "reached": self.reached}
+        numbers = {"best": self.best, "looks": self.looks, "since": self.since, "reached": self.reached}
+        return {**numbers, "weights": self._weights} if self._weights else numbers
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         self.best, self.looks = float(state_dict["best"]), int(state_dict["looks"])
         self.since, self.reached = int(state_dict["since"]), bool(state_dict["reached"])
+        self._weights = state_dict.get("weights", {})
 
     def ended(self) -> str:
         if self.reached and self.threshold is not None:
@@ -90,8 +111,13 @@ class EarlyStopping(Callback):
         if value is None:
             return
         self.looks += 1
-        if self.monitor.better(value, self.best, self.min_delta):
-            self.best, self.since = value, 0
+        better, limit = self.monitor.better(value, self.best, self.min_delta), self.baseline
+        if better:
+            self.best = value
+            if self.restore_best:
+                self._weights = _weights_of(trainer)
+        if better and (limit is None or self.monitor.better(value, limit, self.min_delta)):
+            self.since = 0
         elif self.looks > self.warmup:
             self.since += 1
         limit = self.threshold
@@ -99,3 +125,20 @@ class EarlyStopping(Callback):
             self.reached = True
         if reason := self.ended():
             trainer.stop(reason)
+
+    def on_after_fit(self, trainer: Any) -> None:
+        if self._weights and not trainer.progress.stage:
+            for name, handle in trainer.models.items():
+                handle.trained_module.load_state_dict(self._weights[name])
+
+
+def _weights_of(trainer: Any) -> StateDict:
+    """Copies of the models' states, on the CPU."""
+    models = {name: handle.trained_module.state_dict() for name, handle in trainer.models.items()}
+    return {
+        model: {
+            name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
+            for name, value in state.items()
+        }
+        for model, state in models.items()
+    }

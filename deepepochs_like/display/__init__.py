@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ..utils.notebook import in_notebook
 from .base import Display, Silent
 from .plain import Plain
 from .words import Words, direction
@@ -15,10 +16,14 @@ __all__ = ["Display", "direction", "open_display", "takes_control"]
 
 
 def open_display(trainer: Any, log_long: bool, log_batch: bool, log_tqdm: bool) -> Display:
-    """Choose the console: a live view on a terminal, plain lines elsewhere, nothing beside the main process."""
+    """Choose the console: live on a terminal and in a notebook, plain lines elsewhere, only in the main process."""
     if not trainer.main_process:
         return Silent(trainer, Words())
     decimals = 7 if log_long else 4
+    if in_notebook() and _is_the_notebooks(sys.stdout):
+        from .notebook import Notebook
+
+        return Notebook(trainer, decimals, log_batch)
     if takes_control(sys.stdout, os.environ):
         from .terminal import Bars, Terminal, terminal_of_rich  # rich is loaded here, and nowhere else
 
@@ -26,6 +31,11 @@ def open_display(trainer: Any, log_long: bool, log_batch: bool, log_tqdm: bool) 
         if console is not None:
             return (Bars if log_tqdm else Terminal)(trainer, console, decimals, log_batch)
     return Plain(trainer, Words(decimals, getattr(sys.stdout, "encoding", None) or "utf-8"), log_batch)
+
+
+def _is_the_notebooks(stream: Any) -> bool:
+    """Whether a stream is the one of the kernel, not one that users lead their output to."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 def takes_control(stream: Any, environ: Mapping[str, str]) -> bool:

@@ -29,8 +29,8 @@ class Local:
     def __init__(self, device: torch.device, accumulate: int = 1) -> None:
         self.device = device
         self.window = Window(accumulate) if accumulate > 1 else None
-        #: Whether `deferred` has to be asked before an update.
-        self.may_defer = self.window is not None
+        #: Whether `deferred` has to be asked before an update, and whether `prepare` has something to do.
+        self.may_defer = self.prepares = self.window is not None
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, in place."""

@@ -11,6 +11,12 @@ from ..errors import StateError, StepError
 from ..types import StateDict, Weight, wide
 
 
+def open_window(execution: Any) -> None:
+    """Give an execution that accumulates nothing a window of one batch, which may be made larger."""
+    execution.window = Window(1)
+    execution.may_defer = execution.prepares = True
+
+
 class Window:
     """An accumulation window of `size` batches.
 

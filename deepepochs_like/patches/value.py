@@ -115,6 +115,13 @@ class MeanPatch(ValuePatch):
         metric: ``(preds, targets)`` to a number or a dict of numbers.
         batch_size: the batch's weight; by default its number of samples.
         name: see `PatchBase`; by default the metric's name.
+
+    Example:
+        >>> def right(preds, targets): return (preds.argmax(1) == targets).double().mean()
+        >>> one, two = torch.eye(2), torch.tensor([[9.0, 0.0]])
+        >>> p = MeanPatch(right).load(one, torch.tensor([0, 1])) + MeanPatch(right).load(two, torch.tensor([1]))
+        >>> round(float(p()), 4)
+        0.6667
     """
 
     def __init__(

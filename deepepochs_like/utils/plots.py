@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,13 @@ import numpy as np
 
 from ..errors import ArgumentError
 from .extras import need
+from .textchart import is_whole, normalized
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: With more classes than that, the numbers in a confusion matrix could not be read.
+MOST_NUMBERS = 40
 
 
 def new_figure(what: str, **options: Any) -> Figure:
@@ -113,8 +118,13 @@ def plot_confusion(
     norm_dec: int = 2,
     cmap: str = "Blues",
     info: str = "",
+    *,
+    normalize: str | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw a confusion matrix, rows = targets, with its numbers in it.
+    """Draw a confusion matrix, rows = targets, with its numbers in it as far as they can be read.
+
+    `confusion_table` writes it as text.
 
     Args:
         c_matrix: an array or tensor (C, C).
@@ -123,12 +133,14 @@ def plot_confusion(
         norm_dec: decimals of the numbers, where they are no integers.
         cmap: name of a matplotlib colour map.
         info: what to add to the title.
+        normalize: show shares: ``'true'`` of each target's samples, ``'pred'`` of each prediction's, ``'all'`` of all.
+        path: a file to write it to, ``'confusion.png'``.
 
     Returns:
         The figure, to save (``figure.savefig("confusion.png")``) or to show.
 
     Raises:
-        ArgumentError: the matrix is not (C, C), or there are not C names.
+        ArgumentError: the matrix is not (C, C), there are not C names, or `normalize` is none of the three.
 
     Example:
         >>> figure = plot_confusion(torch.tensor([[3, 1], [0, 2]]), 2, ["cat", "dog"])
@@ -142,18 +154,27 @@ def plot_confusion(
             f"c_matrix has shape {matrix.shape} and there are {len(names)} class names; class_num={class_num} needs "
             f"({class_num}, {class_num}) and {class_num}"
         )
-    figure = new_figure("plot_confusion")
+    total, counts = matrix.sum(), is_whole(matrix)
+    matrix = normalized(matrix, normalize)
+    whole = counts and normalize is None
+    # Beyond the classes that fit into the default size each gets the room that its number needs.
+    side = 0.5 * min(class_num, MOST_NUMBERS) + 1.5
+    figure = new_figure("plot_confusion", **({"figsize": (side * 1.1, side)} if class_num > 8 else {}))
     axes = figure.add_subplot()
     axes.imshow(matrix, cmap=cmap)
-    axes.set_xticks(range(class_num), names)
+    long = max(map(len, names), default=0) > 3 and class_num > 4
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if long else {}
+    axes.set_xticks(range(class_num), names, **turned)
     axes.set_yticks(range(class_num), names)
-    whole = np.issubdtype(matrix.dtype, np.integer) or bool(np.all(matrix == np.round(matrix)))
     middle = (matrix.max(initial=0) + matrix.min(initial=0)) / 2
-    for (row, column), value in np.ndenumerate(matrix):
+    for (row, column), value in np.ndenumerate(matrix) if class_num <= MOST_NUMBERS else ():
         text = str(int(value)) if whole else f"{value:.{norm_dec}f}"
         # Light on the dark half of the colour map, dark on the light one.
         axes.text(column, row, text, ha="center", va="center", color="white" if value > middle else "black")
     axes.set(xlabel="Prediction", ylabel="Target")
-    total = matrix.sum()
-    axes.set_title(f"Confusion matrix - ({int(total) if whole else round(float(total), norm_dec)}) \n{info}")
+    axes.set_title(f"Confusion matrix - ({int(total) if counts else round(float(total), norm_dec)}) \n{info}")
+    for shown in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        shown.set_parse_math(False)  # a dollar sign in a name begins no formula
+    if path is not None:
+        figure.savefig(path, dpi=150, bbox_inches="tight")
     return figure

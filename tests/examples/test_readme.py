@@ -15,6 +15,7 @@ import pytest
 from support.repo import ROOT
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+CALLBACKS = ROOT / "docs/callbacks.md"
 
 
 class Block(NamedTuple):
@@ -43,16 +44,17 @@ def headings(path: Path) -> list[int]:
     return [len(level) for level in re.findall(r"^(#+) ", text, re.MULTILINE)]
 
 
+@pytest.mark.parametrize("page", [ENGLISH, CALLBACKS], ids=lambda page: page.name)
 def test_code_runs_and_prints_what_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "readme"}
     ran, printed = 0, ""
-    for block in blocks(ENGLISH):
+    for block in blocks(page):
         if block.language == "python":
             # Empty lines in front, so that a traceback shows the README's own lines.
-            exec(compile("\n" * (block.line - 1) + block.text, str(ENGLISH), "exec"), namespace)
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
             printed, ran = capsys.readouterr().out, ran + 1
         elif block.language == "text":
             for line in filter(None, map(rounded, block.text.splitlines())):
@@ -82,9 +84,9 @@ def test_both_languages_have_the_same_structure() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in (ENGLISH, CHINESE):
+    for path in (ENGLISH, CHINESE, *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", path.read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), f"{path.name}: {target}"
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_rounded_keeps_words_and_whole_numbers() -> None:

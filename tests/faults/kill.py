@@ -48,6 +48,7 @@ QUICK = (
     "two tasks",
     "iterable loader with a state",
     "CheckCallback, two models",
+    "everything at once",
 )
 
 
@@ -153,7 +154,7 @@ def configurations(full: bool, page: Page) -> list[Killer]:
     for number, scenario in enumerate(chosen):
         try:
             killer = Killer(scenario, page, random.Random(number))
-            _kill_often(killer, KILLS_EACH[full])
+            _kill_often(killer, max(scenario.kills, KILLS_EACH[full]) if full else KILLS_EACH[full])
         except AssertionError as error:  # the others are worth knowing, too
             failed.append(str(error))
             print(f"FAILED: {error}", flush=True)

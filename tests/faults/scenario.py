@@ -35,12 +35,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 import deepepochs_like.trainer as trainer_module
 from deepepochs_like import (
+    AMP,
+    EMA,
+    SWA,
     Callback,
     CheckCallback,
     Checkpoint,
     CheckpointStore,
     EarlyStopping,
     EpochTask,
+    GradClip,
+    GradientAccumulation,
     Optimizer,
     Trainer,
     metrics,
@@ -48,6 +53,7 @@ from deepepochs_like import (
 )
 from deepepochs_like.errors import EngineWarning
 from deepepochs_like.rng import rng_state, set_seed
+from deepepochs_like.state import keyed
 from support.digits import CLASSES, digits, mlp
 
 RUN = Path("logs/a")
@@ -359,6 +365,8 @@ class Scenario:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
     workers: bool = False
+    #: How many kills in the whole battery, where that is more than the others get.
+    kills: int = 0
 
     def train(self, *others: Callback) -> Trainer:
         """Begin the run in the current folder, or go on with it, and end it."""
@@ -399,6 +407,24 @@ def _stopping_early() -> list[Callback]:
 
 def _checking() -> list[Callback]:
     return [CheckCallback("loss", patience=2)]
+
+
+def _everything() -> list[Callback]:
+    """Precision, accumulation, clipping, averages, schedule and checkpoints in one run."""
+    amp = AMP("fp16", init_scale=2.0**20, growth_interval=4)  # overflows at first, and now and then
+    return [amp, GradientAccumulation({0: 3, 2: 2}), GradClip(0.5), EMA(0.9), *keep()()]
+
+
+def _many_on_bf16() -> list[Callback]:
+    return [AMP("bf16"), GradientAccumulation({0: 3, 2: 2}), GradClip(0.5), EMA(0.9), *keep(every_steps=1)()]
+
+
+def _mean_of_the_last() -> list[Callback]:
+    return [SWA(start=1), *keep()()]
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, CLASSES))
 
 
 BY_STEPS = {"max_steps": 40, "val_every_steps": 9}
@@ -445,6 +471,9 @@ SCENARIOS = [
         trainer={"metric_patch": "mean", "epochs": 2},
     ),
     Scenario("EarlyStopping", callbacks=_stopping_early, trainer={"epochs": 12}),
+    Scenario("everything at once", _noisy(), per_step, _everything, normed, kills=20),
+    Scenario("SWA with BatchNorm", opt=per_step, callbacks=_mean_of_the_last, model=normed),
+    Scenario("bfloat16, accumulation, clipping, EMA, schedule", opt=per_epoch, callbacks=_many_on_bf16, model=normed),
     Scenario(
         "CheckCallback, two models",
         opt=opt_of_two_models,
@@ -462,6 +491,7 @@ def digests(trainer: Trainer) -> dict[str, str]:
         "weights": {name: handle.model.state_dict() for name, handle in trainer.models.items()},
         "optimizers": trainer.opt.state_dict(),
         "history": trainer.history.state_dict(),
+        "callbacks": {key: state for key, one in keyed(trainer.callbacks).items() if (state := one.state_dict())},
         "generators": rng_state(),
         "progress": [trainer.progress.epoch, trainer.progress.step],
     }

@@ -264,7 +264,6 @@ def test_without_a_gpu_the_command_for_gpus_says_so_and_fails() -> None:
 
 
 def test_memory_of_few_and_many_batches_is_asked_of_fresh_processes() -> None:
-    found = part("flat").growth(20, 200)
+    found = part("flat").growth(20, 200, ["confusion"])
     assert all(100 < few < 4000 and abs(many - few) < 50 for few, many in found.values())
-    table = report.growth_report(found)
-    assert all(patch in table for patch in part("flat").PATCHES)
+    assert "confusion" in report.growth_report(found)

@@ -23,6 +23,7 @@ LAYERS = {
     "errors": 0,
     # 1: parts that know nothing of training
     "rng": 1,
+    "snapshot": 1,
     "bare": 1,
     "tensors": 1,
     "batch": 1,
@@ -34,10 +35,12 @@ LAYERS = {
     "history": 1,
     "lazy": 1,
     "proxy": 1,
+    "pictures": 1,
     "placement": 1,
     "progress": 1,
     "readout": 1,
     "utils": 1,
+    "schedules": 1,
     # 2: what a run is made of
     "optimizer": 2,
     "figures": 2,
@@ -73,7 +76,11 @@ LAYERS = {
     "assembly": 4,
     "explain": 4,
     "resume": 4,
+    "summary": 4,
+    "probe": 4,
+    "dry_runs": 4,
     "tools": 4,
+    "doctor": 4,
     # 5: the loop
     "trainer": 5,
     # 6: what users see of all that

@@ -1,0 +1,62 @@
+"""`EMA`: evaluate on an exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..errors import ArgumentError
+from .averaging import Averaging
+
+
+class EMA(Averaging):
+    """Average the weights exponentially, after every update; validate, test and predict with the average.
+
+    ``average = decay * average + (1 - decay) * weights``, from the weights after the first update on (Polyak and
+    Juditsky, 1992; torch's `get_ema_multi_avg_fn`). Training goes on with its own weights; checkpoints hold both, and
+    ``weights='best'`` means the average of the best. A float16 update that was left out is not averaged.
+
+    Args:
+        decay: above 0 and below 1; the average reaches back over about ``1 / (1 - decay)`` updates.
+        every: average after every so many updates.
+        priority: its place among the callbacks.
+
+    Raises:
+        ArgumentError: `decay` or `every` is out of range.
+
+    Example:
+        >>> from deepepochs_like import EMA, Trainer
+        >>> net, data = torch.nn.Linear(2, 1), [(torch.ones(4, 2), torch.ones(4, 1))]
+        >>> ema = EMA(0.9)
+        >>> fit = Trainer(net, torch.nn.functional.mse_loss, epochs=3, verbose=0, callbacks=[ema]).fit(data)
+        >>> ema.updates, type(ema.module).__name__
+        (3, 'Linear')
+    """
+
+    def __init__(self, decay: float = 0.999, every: int = 1, priority: float = 1) -> None:
+        super().__init__(priority)
+        if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay < 1:
+            raise ArgumentError(f"decay={decay!r}: a number above 0 and below 1 is needed, such as 0.999")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ArgumentError(f"every={every!r}: an int from 1 on is needed")
+        self.decay, self.every = float(decay), every
+
+    def state_key(self) -> str:
+        return f"{type(self).__name__}({self.decay:g})"
+
+    def averaged(self, module: nn.Module) -> AveragedModel:
+        return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+
+    def on_after_optimize(self, trainer: Any, optimize_index: Any) -> None:
+        # The update in progress is not in the count yet; one that overflowed is none.
+        if not trainer.progress.updated or (trainer.progress.step + 1) % self.every:
+            return
+        self.update(trainer, None if optimize_index is None else _models_of(trainer, optimize_index))
+
+
+def _models_of(trainer: Any, index: Any) -> set[str]:
+    """The models of which an optimizer trains parameters."""
+    held = {id(p) for group in trainer.opt[index].param_groups for p in group["params"]}
+    return {n for n, h in trainer.models.items() if any(id(p) in held for p in h.trained_module.parameters())}

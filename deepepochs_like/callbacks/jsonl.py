@@ -1,0 +1,51 @@
+"""`JSONLLogger`: figures as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from ..errors import refuse_unknown
+from .line_logger import LineLogger
+
+
+class JSONLLogger(LineLogger):
+    """Write every set of figures as a line of JSON to ``metrics.jsonl`` in the run's folder; see `Logger`.
+
+    ``{"step": 40, "epoch": 1, "train/loss": 0.83, "val/loss": 0.61, "lr": 0.001}``: numbers read back exactly as they
+    were. NaN and the infinities are written as Python's `json` reads them. A resumed run continues the file without
+    overlap or gap. Hyper-parameters go to ``hyper_params.json`` beside it.
+
+    Args:
+        file: the file's name.
+        every: also write a batch's figures, ``"train_batch/loss"``, after every so many updates.
+        priority: its place among the callbacks.
+
+    Raises:
+        ArgumentError: `file` is no plain name, or `every` no int from 1 on.
+
+    Example:
+        >>> import json, tempfile, pathlib
+        >>> from deepepochs_like import Trainer
+        >>> net = torch.nn.Linear(2, 1); data = [(torch.ones(4, 2), torch.ones(4, 1))]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Trainer(net, torch.nn.functional.mse_loss, epochs=2, callbacks=JSONLLogger(), verbose=0,
+        ...                   folder=folder, running_id="a")
+        ...     history = run.fit(data)
+        ...     lines = (pathlib.Path(folder) / "a" / "metrics.jsonl").read_text().splitlines()
+        >>> rows = [json.loads(line) for line in lines]
+        >>> [row["train/loss"] for row in rows] == history["train"]["loss"]
+        True
+    """
+
+    def __init__(
+        self, file: str = "metrics.jsonl", every: int | None = None, *, priority: float = 1, **unknown: NoReturn
+    ) -> None:
+        refuse_unknown("JSONLLogger", unknown, JSONLLogger.__init__)
+        super().__init__(file, every, priority=priority)
+
+    def render(self, row: dict[str, Any]) -> str:
+        return json.dumps(row)
+
+    def step_of(self, line: str) -> int:
+        return int(json.loads(line)["step"])

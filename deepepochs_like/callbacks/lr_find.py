@@ -1,0 +1,476 @@
+"""`LRFinder`: which learning rate to train with, found by a short training that leaves no trace."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import torch
+
+from ..checks import check_count
+from ..errors import ArgumentError, ArgumentTypeError, StepError, refuse_unknown
+from ..probe import as_request, data_of, rest, set_rate, train, untouched
+from ..utils.plots import new_figure
+from ..utils.textchart import line_chart
+from .base import Callback
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: The first points of a sweep are not looked at for suggestions: their average is of few losses.
+_SKIP = 0.1
+#: By this share of itself the loss has to fall, or nothing is suggested.
+_LEAST_FALL = 0.02
+#: After so many batches without an update of the weights a sweep gives up.
+_PATIENCE = 1000
+
+
+@dataclass(frozen=True)
+class LRFinding:
+    """What a sweep over learning rates has found; printed it is a chart.
+
+    Attributes:
+        lrs: the learning rates that were tried, ascending: those of the first parameter group that is trained.
+        losses: the loss of the batches before the update with each.
+        smoothed: their running average, corrected for its beginning.
+        suggestion: the rate at which the loss falls fastest, in the upper half of its fall; None where there is none.
+        valley: the middle (on the log scale) from where it has fallen by a quarter to where it is lowest, or None.
+        stopped: why the sweep ended where it did.
+
+    Example:
+        >>> rates = [10 ** (i / 10 - 4) for i in range(41)]
+        >>> finding = finding_of(rates, [1 - 0.9 / (1 + (0.01 / lr) ** 2) for lr in rates], smoothing=0)
+        >>> round(finding.suggestion, 4), round(finding.valley, 4)
+        (0.01, 0.0708)
+    """
+
+    lrs: list[float]
+    losses: list[float]
+    smoothed: list[float] = field(repr=False)
+    suggestion: float | None
+    valley: float | None
+    stopped: str = ""
+
+    def chart(self, width: int | None = None, height: int = 12) -> str:
+        """Draw the smoothed loss over the learning rate with characters, at most `width` columns wide."""
+        points = [(math.log10(lr), loss) for lr, loss in zip(self.lrs, _cut(self.smoothed), strict=True)]
+        if not points:
+            return "no learning rate could be tried"
+        curve = ([x for x, _ in points], [y for _, y in points])
+        return line_chart({"loss": curve}, title="loss over log10(learning rate)", width=width, height=height)
+
+    def __str__(self) -> str:
+        return f"{self.chart()}\n{self.words()}"
+
+    def words(self) -> str:
+        """What is suggested, in a line."""
+        tried = f"{len(self.lrs)} rates tried; {self.stopped}" if self.stopped else f"{len(self.lrs)} rates tried"
+        if self.suggestion is None or self.valley is None:
+            return f"no learning rate is suggested, as the loss does not fall at any ({tried})"
+        return f"suggested learning rate {self.suggestion:.2e} (steepest), {self.valley:.2e} (valley); {tried}"
+
+    def show(self, width: int | None = None) -> None:
+        """Print the chart and the suggestion."""
+        sys.stdout.write(f"{self.chart(width)}\n{self.words()}\n")
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw losses and suggestions with matplotlib; with `path` into a file, whose name says its format.
+
+        Returns:
+            The figure, to save or to show.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed: ``pip install 'deepepochs_like[plot]'``.
+        """
+        figure = new_figure("LRFinding.plot", figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(self.lrs, self.losses, color="0.75", linewidth=1, label="loss")
+        axes.plot(self.lrs, self.smoothed, color="tab:blue", label="smoothed")
+        for name, lr, mark in (("steepest", self.suggestion, "o"), ("valley", self.valley, "v")):
+            if lr is not None:
+                at = int(np.argmin(np.abs(np.log(self.lrs) - math.log(lr))))
+                axes.plot([lr], [self.smoothed[at]], mark, color="tab:red", label=f"{name}: {lr:.2e}")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        if self.smoothed:
+            low, high = min(*self.losses, *self.smoothed), max(_cut(self.smoothed))
+            axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.1 * (high - low or 1))
+        axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def _cut(smoothed: Sequence[float]) -> list[float]:
+    """The curve without the top of its divergence, beside which all else would be flat."""
+    if not smoothed:
+        return []
+    bottom = int(np.argmin(smoothed))
+    before = smoothed[: bottom + 1]
+    top = max(before) + 0.5 * (max(before) - min(before) or abs(before[-1]) or 1.0)
+    return [min(loss, top) for loss in smoothed]
+
+
+def finding_of(lrs: Sequence[float], losses: Sequence[float], smoothing: float, stopped: str = "") -> LRFinding:
+    """Work out what the losses of a sweep suggest.
+
+    Args:
+        lrs: the learning rates, ascending.
+        losses: the finite loss at each.
+        smoothing: what the running average keeps of itself at each step, from 0 (nothing) to below 1.
+        stopped: why the sweep ended.
+    """
+    average, smoothed = Average(smoothing), []
+    for loss in losses:
+        smoothed.append(average.add(loss))
+    steepest, valley = _suggest(np.asarray(lrs), np.asarray(smoothed), smoothing)
+    return LRFinding(list(lrs), list(losses), smoothed, steepest, valley, stopped)
+
+
+def _suggest(lrs: Any, smoothed: Any, keep: float) -> tuple[float | None, float | None]:
+    """Where the loss falls fastest while the greater part of its fall is still to come, and the middle of its fall.
+
+    The running average lags behind by keep / (1 - keep) steps; averaged once more, backwards, it does not.
+    """
+    skip = int(_SKIP * len(lrs))
+    if len(lrs) - skip < 3:
+        return None, None
+    x, y = np.log10(lrs[skip:]), smoothed[skip:]
+    bottom, average = int(np.argmin(y)), Average(keep)
+    y = np.asarray([average.add(loss) for loss in y[bottom::-1]])[::-1]
+    top = int(np.argmax(y))
+    fall = y[top] - y[bottom]
+    if bottom - top < 2 or fall < _LEAST_FALL * max(abs(y[top]), 1e-12):
+        return None, None
+    slope = np.gradient(y, x[: bottom + 1])
+    slope[:top], slope[y < y[bottom] + fall / 2] = np.inf, np.inf
+    begins = int(np.max(np.nonzero(y >= y[top] - fall / 4)[0]))
+    return float(10 ** x[int(np.argmin(slope))]), float(10 ** ((x[begins] + x[bottom]) / 2))
+
+
+class Average:
+    """A running average, divided by the weight that it has seen (as Adam corrects its moments, arXiv:1412.6980).
+
+    Args:
+        keep: the share of it that stays at each step.
+
+    Example:
+        >>> average = Average(0.5); average.add(1.0), round(average.add(4.0), 6)
+        (1.0, 3.0)
+    """
+
+    def __init__(self, keep: float) -> None:
+        self.keep, self.sum, self.weight = keep, 0.0, 0.0
+
+    def add(self, value: float) -> float:
+        """Take a value in, and return the average."""
+        self.sum = self.keep * self.sum + (1 - self.keep) * value
+        self.weight = self.keep * self.weight + (1 - self.keep)
+        return self.sum / self.weight
+
+
+class Sweep(Callback):
+    """Raise the learning rate with every update, and note the losses: one run of it is a sweep.
+
+    Args:
+        options: what is tried.
+        optimizers: whose rates are raised.
+    """
+
+    part_of_training = True
+
+    def __init__(self, options: SweepOptions, optimizers: Sequence[Any]) -> None:
+        super().__init__(priority=math.inf)  # the last to set the rates
+        self.options = options
+        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self.ratios = _ratios(self.groups)
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        self.stopped = f"up to {options.high:g}"
+        self._average, self._first, self._best = Average(options.smoothing), math.nan, math.inf
+        self._rate, self._backward = 0.0, None
+        self._window: list[Any] = []
+        self._step = -1
+
+    def on_before_train_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
+        if trainer.progress.step == self._step:  # within an accumulation window
+            return
+        self._look(trainer)
+        self._step, self._rate, self._window = trainer.progress.step, self.options.rate(len(self.lrs)), []
+        for group, ratio in zip(self.groups, self.ratios, strict=True):
+            set_rate(group, self._rate * ratio)
+
+    def on_before_backward(self, trainer: Any, loss: Any) -> None:
+        self._backward = loss
+
+    def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        loss = trainer.current_task.figures.loss
+        self._window.append(self._backward if loss is None else loss[0])
+        if self._window[-1] is None:
+            raise StepError("the step gives no loss to sweep over: use trainer.loss(...), or trainer.backward(loss)")
+        if len(self._window) >= max(_PATIENCE, 2 * trainer.accumulate):
+            raise StepError(f"after {len(self._window)} batches no weight has been updated: does the step optimize?")
+        self._look(trainer)
+
+    def on_after_train_epoch(self, trainer: Any, task: Any, metrics: Any) -> None:
+        self._look(trainer)  # the end of a pass has closed a window that was not full
+
+    def _look(self, trainer: Any) -> None:
+        """Note the loss where an update has been made since the rate was set."""
+        if self._window and trainer.progress.step > self._step:
+            window, self._window = self._window, []
+            self._take(trainer, float(torch.stack([one.detach().float().mean() for one in window]).mean()))
+
+    def _take(self, trainer: Any, loss: float) -> None:
+        if not math.isfinite(loss):
+            self.stopped = f"at {self._rate:.2e} the loss was {loss}"
+            return trainer.stop(self.stopped)  # type: ignore[no-any-return]
+        self.lrs.append(self._rate)
+        self.losses.append(loss)
+        smoothed = self._average.add(loss)
+        if len(self.losses) == 1:
+            self._first = smoothed
+        elif smoothed > self._limit():
+            self.stopped = f"at {self._rate:.2e} the loss had diverged"
+            trainer.stop(self.stopped)
+        self._best = min(self._best, smoothed)
+
+    def _limit(self) -> float:
+        """The loss from which on it has diverged; of one that may be negative, by how far it had fallen."""
+        if self._best > 0:
+            return self.options.diverge * self._best
+        return self._first + (self.options.diverge - 1) * max(self._first - self._best, abs(self._first))
+
+
+def _ratios(groups: Sequence[dict[str, Any]]) -> list[float]:
+    """What the groups' rates, as they were before any schedule, are to that of the first that is trained."""
+    base = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    first = next((rate for rate in base if rate > 0), 0.0)
+    return [rate / first if first else 1.0 for rate in base]
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What a sweep tries: `steps` rates from `low` to `high`, each so many times the one before it.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: an argument is not what is needed; the message names it.
+
+    Example:
+        >>> [round(SweepOptions(low=1e-3, high=1.0, steps=4).rate(i), 6) for i in range(4)]
+        [0.001, 0.01, 0.1, 1.0]
+    """
+
+    low: float = 1e-7
+    high: float = 10.0
+    steps: int = 100
+    smoothing: float = 0.9
+    diverge: float = 4.0
+    #: Index or name of the optimizer whose rates are swept; None for all.
+    opt: Any = None
+    names: tuple[str, str, str, str] = ("low", "high", "steps", "opt")
+
+    def __post_init__(self) -> None:
+        low, high, steps, _ = self.names
+        numbers = {low: self.low, high: self.high, "smoothing": self.smoothing, "diverge": self.diverge}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ArgumentTypeError(f"{name}={value!r}: a number is needed, not a {type(value).__name__}")
+        if not 0 < self.low < self.high:
+            raise ArgumentError(f"{low}={self.low}, {high}={self.high}: learning rates 0 < {low} < {high} are needed")
+        check_count(steps, self.steps, 2)
+        if not 0 <= self.smoothing < 1:
+            raise ArgumentError(f"smoothing={self.smoothing}: 0 <= smoothing < 1 is needed")
+        if not self.diverge > 1:
+            raise ArgumentError(f"diverge={self.diverge}: a number above 1 is needed, times the best loss")
+
+    def rate(self, index: int) -> float:
+        """The learning rate of the update with this number."""
+        return float(self.low * (self.high / self.low) ** (index / (self.steps - 1)))
+
+    def optimizers(self, trainer: Any) -> list[Any]:
+        """Those whose rates are swept."""
+        if self.opt is None:
+            return list(trainer.opt)
+        known = range(len(trainer.opt)) if isinstance(self.opt, int) else trainer.opt.names
+        if isinstance(self.opt, bool) or self.opt not in known:
+            names = ", ".join(map(repr, trainer.opt.names))
+            raise ArgumentError(
+                f"{self.names[3]}={self.opt!r}: one of the optimizers is needed, by index or name: {names}"
+            )
+        return [trainer.opt[self.opt]]
+
+
+def sweep(
+    trainer: Any, train_dl: Any, options: SweepOptions, step: Any = None, batch_size: Any = None, average: float = 0.9
+) -> LRFinding:
+    """Sweep over learning rates without a trace; see `Trainer.find_lr`.
+
+    Args:
+        trainer: the trainer.
+        train_dl: batches, or a task.
+        options: what is tried.
+        step: as in `Trainer.fit`.
+        batch_size: as in `Trainer.fit`.
+        average: what the average that suggestions go by keeps of itself.
+    """
+    found = Sweep(options, options.optimizers(trainer))
+    with untouched(trainer, train_dl, data_of(train_dl)):
+        rest(trainer)
+        # Figures are not wanted: they cost, and one that is not finite would be an error.
+        trainer.callbacks.append(found)
+        trainer.metrics, trainer.check_finite = [], False
+        request = as_request("train", train_dl, metrics=False)
+        train(trainer, request, options.steps, step=step, batch_size=batch_size)
+    return finding_of(found.lrs, found.losses, average, found.stopped)
+
+
+class LRFinder(Callback):
+    """Find a learning rate when a run begins, and show it; with ``apply=True`` train with it.
+
+    It does what ``trainer.find_lr`` does, with the first training task of the run, and leaves no trace. A run that goes
+    on from a state is left as it is.
+
+    Args:
+        low: the lowest rate.
+        high: the highest.
+        steps: how many are tried.
+        smoothing: what the running average of the losses keeps of itself.
+        diverge: the sweep ends where that is so many times the best.
+        opt: index or name of the optimizer whose rates are swept; None for all.
+        apply: take the suggestion: all groups' rates, and those that their scheduler starts from, are multiplied by
+            one number, so that the first has it. Where nothing is suggested they stay as they are.
+        priority: its place among the callbacks.
+
+    Attributes:
+        finding: the `LRFinding`, when a run has begun.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: an argument is not what is needed.
+
+    Example:
+        >>> from deepepochs_like import LRFinder, Trainer
+        >>> net, data = torch.nn.Linear(2, 1), [(torch.ones(4, 2), torch.ones(4, 1))]
+        >>> finder = LRFinder(steps=20, apply=True)
+        >>> trainer = Trainer(net, torch.nn.functional.mse_loss, epochs=1, verbose=0, callbacks=[finder])
+        >>> _ = trainer.fit(data)
+        >>> len(finder.finding.lrs) <= 20, trainer.opt[0].get_current_lr() == finder.finding.suggestion
+        (True, True)
+    """
+
+    tries_out = True
+
+    def __init__(
+        self,
+        low: float = 1e-7,
+        high: float = 10.0,
+        steps: int = 100,
+        *,
+        smoothing: float = 0.9,
+        diverge: float = 4.0,
+        opt: Any = None,
+        apply: bool = False,
+        priority: float = 1,
+        **unknown: NoReturn,
+    ) -> None:
+        refuse_unknown("LRFinder", unknown, LRFinder.__init__)
+        super().__init__(priority)
+        self.options, self.apply = SweepOptions(low, high, steps, smoothing, diverge, opt), apply
+        self.finding: LRFinding | None = None
+
+    def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        if trainer.pending is not None or trainer.resuming is not None or trainer.progress.step:
+            return
+        self.finding = _sweep_of_run(trainer, self.options, self.options.smoothing)
+        if trainer.verbose:
+            trainer.print(self.finding)
+        if self.apply and self.finding.suggestion is not None:
+            take_rate(self.options.optimizers(trainer), self.finding.suggestion)
+
+
+class LRFindCallback(Callback):
+    """Sweep over learning rates instead of training: `fit` returns when it is done, with everything as it was.
+
+    The rate rises exponentially until the loss is ten times the best; the curve is shown in the terminal, and
+    `finding.plot(path)` draws it. See `LRFinder` and ``trainer.find_lr``.
+
+    Args:
+        max_batch: how many rates are tried.
+        min_lr: the lowest.
+        max_lr: the highest.
+        opt_id: index or name of the optimizer whose rates are swept; None for all.
+
+    Attributes:
+        lrs: the learning rates that were tried.
+        losses: the loss at each.
+        finding: the `LRFinding`, with suggestions.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: an argument is not what is needed.
+
+    Example:
+        >>> from deepepochs_like import LRFindCallback, Trainer
+        >>> net, data = torch.nn.Linear(2, 1), [(torch.ones(4, 2), torch.ones(4, 1))]
+        >>> find = LRFindCallback(max_batch=20)
+        >>> _ = Trainer(net, torch.nn.functional.mse_loss, verbose=0, callbacks=[find]).fit(data)
+        >>> len(find.lrs) == len(find.losses) > 10
+        True
+    """
+
+    tries_out = True
+
+    def __init__(self, max_batch: int = 100, min_lr: float = 1e-6, max_lr: float = 5, opt_id: Any = None) -> None:
+        super().__init__()
+        names = ("min_lr", "max_lr", "max_batch", "opt_id")
+        self.options = SweepOptions(min_lr, max_lr, max_batch, 0.0, 10.0, opt_id, names)
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        self.finding: LRFinding | None = None
+
+    def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        self.finding = _sweep_of_run(trainer, self.options, 0.9)
+        self.lrs, self.losses = self.finding.lrs, self.finding.losses
+        if trainer.verbose:
+            trainer.print(self.finding)
+        trainer.stop("LRFindCallback: the learning rates have been tried")
+
+
+def _sweep_of_run(trainer: Any, options: SweepOptions, average: float) -> LRFinding:
+    """Sweep over the data of the run that is about to begin."""
+    task = trainer.stage_tasks["train"][0]
+    return sweep(trainer, task, options, _given_step(task), None, average)
+
+
+def _given_step(task: Any) -> Any:
+    """The function that `fit` was given as its step; None where there is none."""
+    step = task._bound["train"].step
+    return step.func if isinstance(step, partial) else None
+
+
+def take_rate(optimizers: Sequence[Any], rate: float) -> None:
+    """Multiply all rates of optimizers, and those that their schedulers start from, so that the first is `rate`."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    base = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    first = next((one for one in base if one > 0), 0.0)
+    for group in groups:
+        for name in ("initial_lr", "max_lr", "min_lr"):
+            if isinstance(group.get(name), (int, float)):
+                group[name] = group[name] * rate / first if first else rate
+        set_rate(group, float(group["lr"]) * rate / first if first else rate)
+    for optimizer in optimizers:
+        for scheduler in _schedulers(optimizer.scheduler):
+            for name in ("base_lrs", "_last_lr"):
+                if isinstance(former := getattr(scheduler, name, None), list):
+                    setattr(scheduler, name, [float(one) * rate / first if first else rate for one in former])
+
+
+def _schedulers(scheduler: Any) -> list[Any]:
+    """A scheduler, and those that it is made of."""
+    if scheduler is None:
+        return []
+    return [scheduler, *(one for part in getattr(scheduler, "_schedulers", ()) for one in _schedulers(part))]

@@ -1,0 +1,222 @@
+"""`TensorBoard`: figures as curves in TensorBoard."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, refuse_unknown
+from ..types import StateDict
+from .board_server import BoardServer
+from .event_files import cut_off, event_files, last_step, make_room, sizes_of
+from .logger import Logger, begins_anew, folder_of, set_aside
+from .model_graph import write_graph
+
+
+class TensorBoard(Logger):
+    """Write a run's figures to ``tensorboard/`` in its folder; look at them with ``tensorboard --logdir logs``.
+
+    Tags are ``loss/train`` and ``loss/val``, whose charts stand side by side, with ``every=n`` also
+    ``loss/train_batch``; ``lr``, or ``lr/<optimizer>.<group>``; and those of ``trainer.log({...})``. x is the number of
+    updates. The HPARAMS tab shows the trainer's `hyper_params` with every figure's last value. In a run `writer`, also
+    ``trainer.writer``, is the `SummaryWriter`: for `add_image`, `add_text`, `add_figure` and all else that it can.
+
+    A resumed run continues the curves without overlap or gap: what was written behind the checkpoint that it goes on
+    from is cut off.
+
+    Args:
+        every: also write a batch's figures after every so many updates.
+        log_graph: write the model's graph, once.
+        example_input: what to trace it with: a tensor, a tuple or a dict; by default the first batch.
+        priority: its place among the callbacks.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: an argument is not what is needed.
+
+    Example:
+        >>> import tempfile
+        >>> from deepepochs_like import Trainer
+        >>> net = torch.nn.Linear(2, 1); data = [(torch.ones(4, 2), torch.ones(4, 1))]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Trainer(net, torch.nn.functional.mse_loss, epochs=2, callbacks=TensorBoard(), verbose=0,
+        ...                   folder=folder, running_id="a", hyper_params={"width": 2})
+        ...     history = run.fit(data)
+        ...     print(scalars(Path(folder) / "a" / "tensorboard")["loss/train"].keys())
+        dict_keys([1, 2])
+    """
+
+    keeps_files = True
+    #: The folder of the events, in the run's.
+    folder = "tensorboard"
+
+    def __init__(
+        self,
+        every: int | None = None,
+        *,
+        log_graph: bool = False,
+        example_input: Any = None,
+        priority: float = 1,
+        **unknown: NoReturn,
+    ) -> None:
+        refuse_unknown(type(self).__name__, unknown, TensorBoard.__init__)
+        super().__init__(every, priority=priority)
+        if not isinstance(log_graph, bool):
+            raise ArgumentTypeError(f"log_graph={log_graph!r}: True or False is needed")
+        if example_input is not None and not log_graph:
+            raise ArgumentError("example_input= is what the graph is traced with: pass log_graph=True, too")
+        self.log_graph, self.example_input = log_graph, example_input
+        if not log_graph or example_input is not None:  # then no batch is needed
+            self.on_before_train_batch = None  # type: ignore[assignment, method-assign]
+        #: The `SummaryWriter`, while a run is going on.
+        self.writer: Any = None
+        self._folder: Path | None = None
+        self._fitted: Path | None = None  # where the last fit has written
+        self._keep: list[int] | None = None
+        self._done: list[str] = []  # what is written once in a run
+        self._rated = -1  # the step of the last learning rates
+
+    def attach(self, trainer: Any) -> None:
+        """Refuse another that writes to the same folder."""
+        others = [c for c in trainer.callbacks if isinstance(c, TensorBoard) and c is not self]
+        if any(other.folder == self.folder for other in others):
+            raise ArgumentError(f"there are two {type(self).__name__} callbacks; one writes all that there is")
+
+    def state_dict(self) -> StateDict:
+        self.flush()
+        sizes = self._keep
+        if sizes is None and self._folder is not None:
+            sizes = sizes_of(self._folder)
+        return {"sizes": sizes, "done": list(self._done), "rated": self._rated}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        self._keep, self._done = state_dict["sizes"], list(state_dict["done"])
+        self._rated = int(state_dict["rated"])
+
+    def open(self, trainer: Any) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder = folder_of(self, trainer) / self.folder
+        purge = self._cut(trainer, folder) if trainer.running == "fit" else None
+        make_room(folder)
+        self.writer = SummaryWriter(str(folder), purge_step=purge)
+        if self.log_graph and self.example_input is not None and trainer.running == "fit":
+            self._write_graph(trainer, self.example_input)
+
+    def _cut(self, trainer: Any, folder: Path) -> int | None:
+        """Cut off what a fit does not go on from; return from which step on it is void for who has read it already."""
+        step, former, self._fitted = trainer.progress.step, self._fitted, folder
+        if self._keep is None and former == folder:
+            return None
+        if self._keep is None:
+            self.begin()
+            if event_files(folder) and begins_anew(trainer):
+                set_aside(self, folder)
+            elif not step:  # a run that came to no checkpoint begins again
+                self._keep = []
+        if self._keep is not None:
+            short, self._keep = cut_off(folder, self._keep), None
+            if short:
+                message = f"{folder}: {', '.join(short)} is shorter than it was: some of the curves are lost"
+                warnings.warn(message, EngineWarning, stacklevel=5)
+        if not event_files(folder):
+            self._done = []  # a branch of a run, in a folder of its own
+        # Who has used an x of his own would lose what lies behind the number of updates.
+        return step + 1 if event_files(folder) and last_step(folder) <= step else None
+
+    def begin(self) -> None:
+        """Forget what was written in another run."""
+        self._done, self._rated = [], -1
+
+    def write(self, figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items():
+            if name != "epoch":  # a straight line
+                self.writer.add_scalar(name, value, step)
+
+    def rates(self, trainer: Any) -> dict[str, float]:
+        if trainer.progress.step == self._rated:  # an epoch's come with its last batch's, and a step is to occur once
+            return {}
+        self._rated = trainer.progress.step
+        return super().rates(trainer)
+
+    def name_of(self, figure: str, stage: str, unit: str) -> str:
+        return f"{figure}/{stage}" if unit == "epoch" else f"{figure}/{stage}_batch"
+
+    def write_hyper_params(self, values: dict[str, Any]) -> None:
+        self._write_session("begin", 1, values)
+
+    def _write_session(self, what: str, part: int, values: dict[str, Any]) -> None:
+        """Write when a session begins, with its hyper-parameters, or that it is over.
+
+        The experiment's own summary, part 0, is left out: TensorBoard then takes every figure that there is, where it
+        would else show only those that were known when it was written.
+        """
+        if what in self._done:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        summary = hparams(values, {})[part]
+        self.writer.file_writer.add_summary(summary)
+        self._done.append(what)
+
+    def _write_graph(self, trainer: Any, batch_x: Any) -> None:
+        if "graph" not in self._done:
+            self._done.append("graph")
+            write_graph(self.writer, trainer.model.trained_module, batch_x, trainer.device)
+
+    def on_before_train_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
+        if "graph" not in self._done and self.writer is not None:
+            self._write_graph(trainer, batch_x)
+
+    def on_after_fit(self, trainer: Any) -> None:
+        if self.opened and trainer.hyper_params and not trainer.progress.stage:  # not stopped within an epoch
+            self._write_session("end", 2, {})
+
+    def flush(self) -> None:
+        if self.writer is not None:
+            self.writer.flush()
+
+    def close(self) -> None:
+        writer, self.writer = self.writer, None
+        writer.close()
+
+    def run_tensorboard(self, port: int = 0) -> BoardServer:
+        """Serve the page: ``with callback.run_tensorboard() as board: print(board.url)``.
+
+        It shows all runs that lie in one folder with the last one that was written. The server ends with ``stop()``,
+        with the ``with``, or with this process, whichever comes first.
+
+        Args:
+            port: where it listens; 0 takes a free one.
+
+        Raises:
+            ArgumentError: nothing has been written yet, so that there is nothing to show.
+            EngineError: it does not start.
+        """
+        folder = self._folder.parent.parent if self._folder is not None else getattr(self, "root", None)
+        if folder is None:
+            raise ArgumentError("run_tensorboard: nothing has been written yet that could be shown; run fit before")
+        return BoardServer(folder, port)
+
+
+def scalars(folder: str | os.PathLike[str]) -> dict[str, dict[int, float]]:
+    """Read the curves in a folder of events: values by step, by tag.
+
+    Args:
+        folder: a run's ``tensorboard`` folder.
+
+    Returns:
+        ``{'loss/train': {40: 0.83, ...}}``; of a step that occurs several times the last value.
+
+    Example:
+        >>> scalars("no such folder")
+        {}
+    """
+    if not event_files(Path(folder)):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(os.fspath(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}

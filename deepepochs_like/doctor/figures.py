@@ -1,0 +1,54 @@
+"""Checks of the figures' names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..patches import Outputs
+from ..patches.slot import Slot
+from ..tensors import detached
+from .case import Case, Found, some
+
+
+def metric_names(case: Case) -> Iterator[Found]:
+    """Metrics that hide each other, or the loss, because they share a name."""
+    for stage, tasks in case.metrics.items():
+        of_task: dict[str, str] = {}
+        for number, (prefix, metrics) in enumerate(tasks):
+            distinct = list({id(m): m for m in metrics}.values())
+            names = [name for metric in distinct for name in names_of(case, metric)]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                message = f"Several metrics of {stage} are called {some(twice)}: the last one hides the others."
+                fix = "Name them apart: @rename('...') on the function, or a patch with name='...'."
+                yield "error", message, fix, {"names": twice, "stage": stage}
+            if "loss" in names:
+                message = (
+                    f"A metric of {stage} is called 'loss': it takes the place of the loss in history and display."
+                )
+                yield "error", message, "Give it another name, such as rename('my_loss').", {"names": ["loss"]}
+            figures = {f"{prefix}{name}" for name in ["loss", *names]}
+            shared = sorted(figures & of_task.keys())
+            if shared:
+                message = (
+                    f"Task {number} of {stage} has figures of the names that {of_task[shared[0]]} has: {some(shared)}. "
+                    "The later one's are kept."
+                )
+                fix = "Give each task a name, which is put before its figures: EpochTask(loader, name='a.')."
+                yield "error", message, fix, {"names": shared, "stage": stage}
+            of_task |= dict.fromkeys(figures - of_task.keys(), f"task {number}")
+
+
+def names_of(case: Case, metric: Any) -> list[str]:
+    """Give the names of a metric's figures; of one that gives a dict those of its items, where it can be tried."""
+    slot = Slot(metric, case.trainer.metric_patch)
+    trial = case.trial
+    if trial is None or not trial.passes:
+        return [slot.name]
+    one = trial.passes[0]
+    try:
+        value = slot.of_batch(Outputs(detached(one.out), one.y, one.size))
+    except Exception:
+        return [slot.name]
+    return [f"{slot.name}{key}" for key in value] if isinstance(value, Mapping) else [slot.name]

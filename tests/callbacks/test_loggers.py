@@ -1,0 +1,620 @@
+"""Loggers: what they are given, what their files hold, and that a resumed run continues them without overlap or gap."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deepepochs_like import (
+    Callback,
+    Checkpoint,
+    CSVLogger,
+    EngineWarning,
+    JSONLLogger,
+    LogCallback,
+    Logger,
+    MLflowLogger,
+    TensorBoard,
+)
+from deepepochs_like.callbacks.line_logger import LineLogger
+from deepepochs_like.callbacks.tensorboard import scalars
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from deepepochs_like.events import listens
+from deepepochs_like.lock import FolderLock
+from support.logged import (
+    PER_EPOCH,
+    KillAt,
+    KillInEpochEnd,
+    build,
+    fit,
+    killed_and_resumed,
+    per_class,
+    train_dl,
+    val_dl,
+)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+class Noisy(Callback):
+    """Log something of one's own now and then, from the second epoch on."""
+
+    def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        if trainer.progress.epoch and batch_idx == 2:
+            trainer.log({"own/noise": torch.tensor(0.5), "own/index": batch_idx})
+
+
+class Notes(Logger):
+    """A logger in memory."""
+
+    def __init__(self, every: int | None = None) -> None:
+        super().__init__(every)
+        self.said: list[Any] = []
+
+    def open(self, trainer: Any) -> None:
+        self.said.append("open")
+
+    def write(self, figures: dict[str, float], step: int) -> None:
+        self.said.append((step, dict(figures)))
+
+    def write_hyper_params(self, values: dict[str, Any]) -> None:
+        self.said.append(values)
+
+    def close(self) -> None:
+        self.said.append("close")
+
+    @property
+    def written(self) -> list[tuple[int, dict[str, float]]]:
+        return [item for item in self.said if isinstance(item, tuple)]
+
+
+# --------------------------------------------------------------------------------------------------- the protocol
+
+
+def test_a_logger_is_opened_written_to_by_epoch_and_closed(tmp_path: Path) -> None:
+    notes = Notes()
+    history = fit(tmp_path, notes, epochs=3).history
+    assert notes.said[0] == "open"
+    assert notes.said[-1] == "close"
+    assert notes.said.count("open") == notes.said.count("close") == 1
+    assert [step for step, _ in notes.written] == [5, 10, 15]
+    for epoch, (_, figures) in enumerate(notes.written):
+        assert figures.pop("epoch") == epoch + 1
+        assert figures.pop("lr/0") == 0.02
+        assert figures.pop("lr/head") == 0.01
+        assert figures == {f"{s}/{n}": history[s][n][epoch] for s in ("train", "val") for n in ("loss", "accuracy")}
+
+
+def test_batches_are_written_every_n_updates_whatever_the_epochs(tmp_path: Path) -> None:
+    notes, last = Notes(every=4), {}
+
+    class Last(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            last[trainer.progress.step] = {name: float(value) for name, value in metrics.items()}
+
+    fit(tmp_path, notes, Last(), epochs=3)
+    batches = {step: f for step, f in notes.written if "epoch" not in f}
+    assert list(batches) == [4, 8, 12]
+    for step, figures in batches.items():
+        assert figures == {f"train_batch/{n}": v for n, v in last[step].items()} | {"lr/0": 0.02, "lr/head": 0.01}
+
+
+def test_updates_are_counted_under_accumulation_and_written_once(tmp_path: Path) -> None:
+    notes = Notes(every=1)
+    fit(tmp_path, notes, epochs=2, accumulate=2)
+    assert [step for step, f in notes.written if "epoch" not in f] == [1, 2, 4, 5]  # 3 and 6 close windows cut short
+    assert [step for step, f in notes.written if "epoch" in f] == [3, 6]
+
+
+def test_without_every_no_batch_is_listened_to() -> None:
+    for logger in (Notes(), JSONLLogger(), CSVLogger()):
+        assert not [e for e in ("before_train_batch", "after_train_batch", "train_metrics") if listens(logger, e)]
+    assert listens(Notes(every=3), "after_train_batch")
+
+
+def test_a_subclass_need_not_call_the_constructor_of_its_base(tmp_path: Path) -> None:
+    class Short(Logger):
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def write(self, figures: dict[str, float], step: int) -> None:
+            self.steps.append(step)
+
+    short = Short()
+    fit(tmp_path, short, epochs=2)
+    assert short.steps == [5, 10]
+
+
+def test_it_is_closed_when_the_run_fails(tmp_path: Path) -> None:
+    notes = Notes()
+
+    class Fail(Callback):
+        def on_before_val_epochs(self, trainer: Any, tasks: Any, epoch_idx: int) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, notes, Fail())
+    assert notes.said == ["open", "close"]
+
+
+def test_hyper_parameters_are_flat_and_plain(tmp_path: Path) -> None:
+    notes = Notes()
+    values = {"net": {"width": 16, "drop": torch.tensor(0.25)}, "aug": ["flip", 2], "none": None, "on": True}
+    fit(tmp_path, notes, epochs=1, hyper_params=values)
+    assert notes.said[1] == {"net.width": 16, "net.drop": 0.25, "aug": "['flip', 2]", "none": "None", "on": True}
+
+
+def test_a_test_and_trainer_log_are_written_also_behind_the_run(tmp_path: Path) -> None:
+    notes = Notes()
+    trainer = fit(tmp_path, notes, epochs=2)
+    notes.said.clear()
+    result = trainer.test(val_dl())
+    trainer.log({"size": np.int64(7)}, step=3)
+    test = {"test/loss": result["loss"], "test/accuracy": result["accuracy"]}
+    assert notes.said == ["open", (10, test), "close", "open", (3, {"size": 7.0}), "close"]
+
+
+def test_what_is_logged_before_a_resumed_run_knows_its_place_is_not_written_again(tmp_path: Path) -> None:
+    class First(Callback):
+        def on_before_fit(self, trainer: Any, epochs: int) -> None:
+            trainer.log({"parameters": 1210})
+
+    killed_and_resumed(tmp_path, lambda: JSONLLogger(), KillAt(7), epochs=2, resume="auto")
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    trainer = build(tmp_path, Checkpoint(every_steps=3), JSONLLogger(), First(), epochs=3, resume="auto")
+    trainer.fit(train_dl(), val_dl())
+    assert "parameters" not in (tmp_path / "a" / "metrics.jsonl").read_text()[len(before) :]
+
+
+def test_figures_with_elements_are_written_by_element_and_large_ones_left_out_with_a_warning(tmp_path: Path) -> None:
+    def matrix(outputs: Any, targets: Any) -> Any:
+        return torch.eye(11)
+
+    notes = Notes()
+    with pytest.warns(EngineWarning, match=r"'matrix' has the shape \(11, 11\), and is left out") as warned:
+        trainer = fit(tmp_path, notes, metrics=[per_class, matrix], epochs=2)
+    assert len(warned) == 1
+    last = notes.written[-1][1]
+    assert [last["val/per_class.0"], last["val/per_class.1"]] == list(trainer.history["val"]["per_class"][-1])
+    assert not [name for name in last if "matrix" in name]
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    notes, lines = Notes(every=1), JSONLLogger(every=1)
+    trainer = build(tmp_path, notes, lines, epochs=1)
+    trainer.main_process = False
+    trainer.fit(train_dl(), val_dl())
+    trainer.test(val_dl())
+    trainer.log({"a": 1})
+    assert notes.said == []
+    assert not list(tmp_path.iterdir())
+    assert lines.state_dict() == {"rows": None}
+
+
+@pytest.mark.parametrize("figures", [{"a": "much"}, {"a": None, "b": "x"}, {"a": {"b": 1}}])
+def test_what_is_no_number_is_refused(tmp_path: Path, figures: Any) -> None:
+    trainer = fit(tmp_path, Notes(), epochs=1)
+    with pytest.raises(ArgumentTypeError, match="numbers are needed"):
+        trainer.log(figures)
+
+
+def test_arguments_are_checked_when_it_is_made() -> None:
+    for every in (0, -1, 2.0, True, "3"):
+        with pytest.raises(ArgumentError, match="every="):
+            JSONLLogger(every=every)  # type: ignore[arg-type]
+    for file in ("", "a/b.csv", "..", ".hidden", 3):
+        with pytest.raises(ArgumentError, match="plain name"):
+            CSVLogger(file)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="did you mean 'every'"):
+        CSVLogger(evry=3)  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------------------- the files
+
+
+def test_lines_of_json_equal_the_history_exactly(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, JSONLLogger(every=2))
+    written = [row for row in rows(tmp_path / "a" / "metrics.jsonl") if "epoch" in row]
+    assert [row["step"] for row in written] == [5, 10, 15, 20]
+    for stage in ("train", "val"):
+        for name, values in trainer.history[stage].items():
+            assert [row[f"{stage}/{name}"] for row in written] == values
+
+
+def test_numbers_that_are_none_come_back(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, JSONLLogger(), CSVLogger(), epochs=1)
+    trainer.log({"nan": math.nan, "low": -math.inf})
+    last = rows(tmp_path / "a" / "metrics.jsonl")[-1]
+    assert math.isnan(last["nan"])
+    assert last["low"] == -math.inf
+    assert float(table(tmp_path / "a" / "metrics.csv")[-1]["low"]) == -math.inf
+
+
+def test_columns_that_come_later_leave_the_table_whole(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, CSVLogger(every=2), Noisy(), epochs=3)
+    trainer.test(val_dl())
+    trainer.log({'odd, "name"\nof two lines': 1.5})
+    read = table(tmp_path / "a" / "metrics.csv")
+    with (tmp_path / "a" / "metrics.csv").open(newline="") as file:
+        assert len({len(row) for row in csv.reader(file, strict=True)}) == 1
+    assert next(iter(read[0])) == "step"
+    epochs = [row for row in read if row["epoch"]]
+    assert [float(row["val/loss"]) for row in epochs] == trainer.history["val"]["loss"]
+    assert [row["own/noise"] for row in read if row["own/noise"]] == ["0.5", "0.5"]
+    assert read[-2]["test/loss"]
+    assert read[-1]['odd, "name" of two lines'] == "1.5"
+
+
+def test_hyper_parameters_lie_beside_the_figures(tmp_path: Path) -> None:
+    fit(tmp_path, CSVLogger(), epochs=1, hyper_params={"net": {"width": 16}, "lr": 0.02})
+    assert json.loads((tmp_path / "a" / "hyper_params.json").read_text()) == {"net.width": 16, "lr": 0.02}
+
+
+def of_lines() -> list[Logger]:
+    return [JSONLLogger(every=2), CSVLogger(every=2)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody has cut."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(folder, *of_lines())
+    return folder / "a"
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [KillAt(2)],  # before the first checkpoint
+        [KillAt(PER_EPOCH)],
+        [KillAt(8), KillAt(3), KillAt(9)],
+        [KillAt(2 * PER_EPOCH + 1)],
+        [KillInEpochEnd(1)],
+        [KillInEpochEnd(3), KillAt(1)],
+    ],
+    ids=lambda kills: "+".join(f"{type(k).__name__}{getattr(k, 'left', getattr(k, 'epoch', 0))}" for k in kills),
+)
+def test_a_killed_and_resumed_run_has_the_files_of_an_uncut_one(tmp_path: Path, whole: Path, kills: list[Any]) -> None:
+    killed_and_resumed(tmp_path, of_lines, *kills)
+    for file in ("metrics.jsonl", "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.parametrize("kind", [JSONLLogger, CSVLogger])
+def test_a_half_line_and_rubbish_behind_the_checkpoint_are_removed(tmp_path: Path, kind: Any) -> None:
+    whole = fit(tmp_path, kind(), epochs=3, running_id="whole")
+    fit(tmp_path, Checkpoint(), kind(), epochs=2, resume="auto")
+    path = tmp_path / "a" / kind().file
+    with path.open("ab") as file:
+        file.write(b"\x00\xff\x00\n" + b'{"step": 11, "tr')
+    fit(tmp_path, Checkpoint(), kind(), epochs=3, resume="auto")
+    assert path.read_bytes() == (tmp_path / "whole" / kind().file).read_bytes()
+    assert whole.progress.step == 15
+
+
+@pytest.mark.parametrize("kind", [JSONLLogger, CSVLogger])
+def test_a_logger_that_the_state_does_not_know_keeps_what_came_before_its_step(tmp_path: Path, kind: Any) -> None:
+    """A run that was checkpointed without it, beside a file that an earlier one has left."""
+    fit(tmp_path, kind(every=1), epochs=3)
+    path = tmp_path / "a" / kind().file
+    with path.open("ab") as file:
+        file.write(b'{"no step": 1}\n{"st')
+    fit(tmp_path, Checkpoint(), epochs=2, resume="auto")
+    fit(tmp_path, Checkpoint(), kind(every=1), epochs=3, resume="auto")
+    fit(tmp_path, kind(every=1), epochs=3, running_id="whole")
+    assert path.read_bytes() == (tmp_path / "whole" / kind().file).read_bytes()
+
+
+def test_a_state_in_memory_rewinds_the_file(tmp_path: Path) -> None:
+    trainer = build(tmp_path, JSONLLogger(every=2), epochs=2)
+    trainer.fit(train_dl(), val_dl())
+    state = torch.load(_saved(trainer.state_dict(), tmp_path), weights_only=True)
+    path = tmp_path / "a" / "metrics.jsonl"
+    trainer.fit(train_dl(), val_dl(), epochs=2)
+    expected = path.read_bytes()
+    trainer.load_state_dict(state)
+    trainer.fit(train_dl(), val_dl(), epochs=4)
+    assert path.read_bytes() == expected
+
+
+def _saved(state: Any, folder: Path) -> Path:
+    torch.save(state, folder / "state.pt")
+    return folder / "state.pt"
+
+
+def test_an_evaluation_of_an_earlier_state_takes_nothing_away(tmp_path: Path) -> None:
+    trainer = build(tmp_path, JSONLLogger(), epochs=1)
+    trainer.fit(train_dl(), val_dl())
+    state = trainer.state_dict()
+    trainer.fit(train_dl(), val_dl(), epochs=1)
+    trainer.load_state_dict(state)
+    trainer.test(val_dl())
+    assert [row["step"] for row in rows(tmp_path / "a" / "metrics.jsonl")] == [5, 10, 5]
+    trainer.fit(train_dl(), val_dl(), epochs=2)
+    assert [row["step"] for row in rows(tmp_path / "a" / "metrics.jsonl")] == [5, 10]
+
+
+def test_another_run_of_the_same_name_sets_the_old_file_aside(tmp_path: Path) -> None:
+    fit(tmp_path, JSONLLogger(), epochs=2)
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    for count in (1, 2):
+        with pytest.warns(EngineWarning, match=f"of another run; it is metrics-{count}.jsonl now"):
+            fit(tmp_path, JSONLLogger(), epochs=2)
+    assert (tmp_path / "a" / "metrics-1.jsonl").read_bytes() == before
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_second_fit_appends_and_a_file_that_lost_rows_is_told_of(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, Checkpoint(), JSONLLogger(), epochs=2, resume="auto")
+    trainer.fit(train_dl(), val_dl(), epochs=1)
+    path = tmp_path / "a" / "metrics.jsonl"
+    assert [row["step"] for row in rows(path)] == [5, 10, 15]
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    with pytest.warns(EngineWarning, match="has 1 rows of the 3 that there were"):
+        fit(tmp_path, Checkpoint(), JSONLLogger(), epochs=4, resume="auto")
+    assert [row["step"] for row in rows(path)] == [5, 20]
+
+
+def test_one_logger_in_two_runs_keeps_them_apart(tmp_path: Path) -> None:
+    logger = JSONLLogger()
+    for name, epochs in (("a", 2), ("b", 1)):
+        fit(tmp_path, logger, epochs=epochs, running_id=name)
+    assert [len(rows(tmp_path / name / "metrics.jsonl")) for name in "ab"] == [2, 1]
+
+
+def test_a_run_that_is_stopped_in_mid_epoch_and_resumed_goes_on_within_it(tmp_path: Path, whole: Path) -> None:
+    class Stop(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if trainer.progress.step == 8:
+                trainer.stop()
+
+    def callbacks() -> list[Any]:
+        return [Checkpoint(), *of_lines()]
+
+    fit(tmp_path, *callbacks(), Stop(), resume="auto")
+    fit(tmp_path, *callbacks(), resume="auto")
+    for file in ("metrics.jsonl", "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_a_disk_that_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = JSONLLogger()
+    opened = LineLogger.open
+
+    def onto_a_full_disk(self: LineLogger, trainer: Any) -> None:
+        opened(self, trainer)
+        self._written.close()
+        self._written = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
+
+    monkeypatch.setattr(LineLogger, "open", onto_a_full_disk)
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl cannot be written: No space left"):
+        fit(tmp_path, logger, epochs=1)
+
+
+def test_rows_are_on_the_disk_before_a_state_that_knows_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def noted(file: int) -> None:
+        if os.readlink(f"/proc/self/fd/{file}").endswith("metrics.jsonl"):
+            synced.append(os.fstat(file).st_size)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    fit(tmp_path, Checkpoint(), JSONLLogger(), epochs=2)
+    sizes = [len(line) for line in (tmp_path / "a" / "metrics.jsonl").read_bytes().splitlines(keepends=True)]
+    assert synced == [sizes[0], sum(sizes)]
+
+
+def test_a_figure_without_a_run_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = build(tmp_path, JSONLLogger(), running_id=None)
+    with pytest.raises(ArgumentError, match="there is no run that figures could be written to"):
+        trainer.log({"a": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_test_without_a_run_is_not_written_which_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = build(tmp_path, JSONLLogger(), LogCallback(), running_id=None, folder=None)
+    with pytest.warns(EngineWarning, match="the run has no folder") as warned:
+        trainer.test(val_dl())
+    trainer.test(val_dl())
+    assert len(warned) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_test_of_a_named_run_is_added_to_it(tmp_path: Path) -> None:
+    fit(tmp_path, JSONLLogger(), epochs=1)
+    result = build(tmp_path, JSONLLogger()).test(val_dl())
+    assert rows(tmp_path / "a" / "metrics.jsonl")[-1]["test/loss"] == result["loss"]
+    assert len(rows(tmp_path / "a" / "metrics.jsonl")) == 2
+
+
+def test_nothing_is_written_to_a_run_that_another_process_is_training(tmp_path: Path) -> None:
+    fit(tmp_path, CSVLogger(), TensorBoard(), epochs=1)
+    lock = FolderLock(tmp_path / "a")
+    lock.acquire()
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    trainer = build(tmp_path, CSVLogger(), TensorBoard())
+    with pytest.warns(EngineWarning, match="nothing is written: .* is in use by process"):
+        trainer.test(val_dl())
+    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+    lock.release()
+    trainer.test(val_dl())
+    assert len(table(tmp_path / "a" / "metrics.csv")) == 2
+
+
+def test_two_loggers_do_not_share_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"two loggers write to 'metrics\.csv'"):
+        build(tmp_path, CSVLogger(), JSONLLogger("metrics.csv"))
+    fit(tmp_path, JSONLLogger(), JSONLLogger("batches.jsonl", every=1), epochs=1)
+    assert [len(rows(tmp_path / "a" / name)) for name in ("metrics.jsonl", "batches.jsonl")] == [1, 6]
+
+
+def test_a_branch_in_a_folder_of_its_own_begins_at_its_checkpoint(tmp_path: Path) -> None:
+    fit(tmp_path, Checkpoint(), JSONLLogger(), TensorBoard(), epochs=2, hyper_params={"lr": 1})
+    trainer = build(tmp_path, JSONLLogger(), TensorBoard(), epochs=3, running_id="b", hyper_params={"lr": 2})
+    trainer.load_checkpoint(tmp_path / "a")
+    trainer.fit(train_dl(), val_dl())
+    assert [row["step"] for row in rows(tmp_path / "b" / "metrics.jsonl")] == [15]
+    assert list(scalars(tmp_path / "b" / "tensorboard")["loss/val"]) == [15]
+    assert len(rows(tmp_path / "a" / "metrics.jsonl")) == 2
+
+
+def test_weights_from_elsewhere_do_not_let_a_fit_cut_another_runs_file(tmp_path: Path) -> None:
+    fit(tmp_path, Checkpoint(), epochs=1, running_id="other")
+    fit(tmp_path, JSONLLogger(), TensorBoard(), epochs=3)
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    trainer = build(tmp_path, JSONLLogger(), TensorBoard(), epochs=2)
+    trainer.load_checkpoint(tmp_path / "other")
+    with pytest.warns(EngineWarning, match="of another run"):
+        trainer.fit(train_dl(), val_dl())
+    assert (tmp_path / "a" / "metrics-1.jsonl").read_bytes() == before
+    assert list(scalars(tmp_path / "a" / "tensorboard-1")["loss/val"]) == [5, 10, 15]
+    assert list(scalars(tmp_path / "a" / "tensorboard")["loss/val"]) == [10]
+
+
+# ----------------------------------------------------------------------------------------------------- MLflow
+
+
+def mlflow_client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    tracking = pytest.importorskip("mlflow.tracking")
+    return tracking.MlflowClient(tracking_uri=(folder / "mlruns").as_uri())
+
+
+@pytest.fixture
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "true")
+    pytest.importorskip("mlflow.tracking")
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_mlflow_has_every_step_once_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> MLflowLogger:
+        return MLflowLogger("digits", every=2)
+
+    options: dict[str, Any] = {"hyper_params": {"net": {"width": 16}}, "epochs": 3}
+    trainer = killed_and_resumed(tmp_path, make, KillAt(2), KillAt(8), **options)
+    result = trainer.test(val_dl())
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
+    client = mlflow_client(tmp_path, monkeypatch)
+    (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "a"
+    assert run.data.params == {"net.width": "16"}
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
+
+    for stage in ("train", "val"):
+        assert curve(f"{stage}/loss") == list(zip([5, 10, 15], trainer.history[stage]["loss"], strict=True))
+    assert [step for step, _ in curve("train_batch/loss")] == [2, 4, 6, 8, 10, 12, 14]
+    assert curve("test/loss") == [(15, result["loss"])]
+    assert {step for step, _ in curve("lr/head")} == {2, 4, 5, 6, 8, 10, 12, 14, 15}
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_mlflow_is_told_how_a_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fail(Callback):
+        def on_before_val_epochs(self, trainer: Any, tasks: Any, epoch_idx: int) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, MLflowLogger(), Fail(), hyper_params={"a b!": 1})
+    client = mlflow_client(tmp_path, monkeypatch)
+    (run,) = client.search_runs([client.get_experiment_by_name("deepepochs_like").experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.params == {"a b_": "1"}
+
+
+def test_mlflow_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.delitem(sys.modules, "mlflow.tracking", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"deepepochs_like\[mlflow\]"):
+        fit(tmp_path, MLflowLogger(), epochs=1)
+
+
+# ------------------------------------------------------------------------------------------------- killed for good
+
+
+def killed_for_good(folder: Path, batch: int) -> None:
+    """Run in a fork of this process, which is killed without notice behind a batch."""
+
+    class Kill(KillAt):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            self.left -= 1
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        try:
+            fit(folder, Checkpoint(every_steps=3), *every_logger(), Kill(batch), resume="auto")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def every_logger() -> list[Logger]:
+    return [JSONLLogger(every=1), CSVLogger(every=1), TensorBoard(every=1)]
+
+
+def test_files_of_a_process_that_was_killed_without_notice_are_continued(tmp_path: Path) -> None:
+    for batch in (2, 9, 4):
+        killed_for_good(tmp_path, batch)
+    fit(tmp_path, Checkpoint(every_steps=3), *every_logger(), resume="auto")
+    fit(tmp_path, Checkpoint(every_steps=3), *every_logger(), running_id="whole")
+    for file in ("metrics.jsonl", "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    drawn, whole = (scalars(tmp_path / name / "tensorboard") for name in ("a", "whole"))
+    assert drawn == whole
+    assert list(drawn["loss/train_batch"]) == list(range(1, 21))
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_mlflow_has_a_run_for_each_run_also_for_a_branch_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path, Checkpoint(), MLflowLogger(), epochs=1)
+    trainer = build(tmp_path, MLflowLogger(), epochs=2, running_id="b")
+    trainer.load_checkpoint(tmp_path / "a")
+    trainer.fit(train_dl(), val_dl())
+    trainer.fit(train_dl(), val_dl(), epochs=1)
+    client = mlflow_client(tmp_path, monkeypatch)
+    found = client.search_runs([client.get_experiment_by_name("deepepochs_like").experiment_id])
+    steps = {r.info.run_name: client.get_metric_history(r.info.run_id, "val/loss") for r in found}
+    assert {name: [m.step for m in curve] for name, curve in steps.items() if curve} == {"a": [5], "b": [10, 15]}
+
+
+@pytest.mark.parametrize("make", [JSONLLogger, TensorBoard])
+def test_a_test_of_another_runs_name_does_not_make_it_this_run(tmp_path: Path, make: Any) -> None:
+    fit(tmp_path, make(), epochs=1)
+    trainer = build(tmp_path, make(), epochs=1)
+    trainer.test(val_dl())
+    with pytest.warns(EngineWarning, match="of another run"):
+        trainer.fit(train_dl(), val_dl())

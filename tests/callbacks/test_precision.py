@@ -1,0 +1,348 @@
+"""`AMP`, `GradClip` and `GradientAccumulation`, alone and together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from deepepochs_like import (
+    AMP,
+    Callback,
+    EpochTask,
+    GradClip,
+    GradClipCallback,
+    GradientAccumulation,
+    Optimizer,
+    Trainer,
+)
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError
+
+
+def data(count: int = 40, batch: int = 8) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 6, generator=generator)
+    return DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch)
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def trainer(model: nn.Module, *callbacks: Callback, lr: float = 0.1, epochs: int = 2, **options: Any) -> Trainer:
+    opt = options.pop("opt", None) or torch.optim.SGD(model.parameters(), lr, momentum=0.9)
+    return Trainer(model, F.cross_entropy, opt, epochs, "cpu", list(callbacks), verbose=0, **options)
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    return all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+class Dtypes(Callback):
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.inner: set[torch.dtype] = set()
+        self.outer: set[torch.dtype] = set()
+        model[0].register_forward_hook(lambda module, args, output: self.inner.add(output.dtype))
+
+    def on_after_train_forward(self, trainer: Any, model_out: Any) -> None:
+        self.outer.add(model_out.dtype)
+
+
+# bfloat16.
+
+
+def test_bf16_equals_autocast_by_hand() -> None:
+    model, seen = net(), None
+    seen = Dtypes(model)
+    trainer(model, AMP("bf16"), seen).fit(data(), data())
+    assert seen.inner == {torch.bfloat16}
+    assert seen.outer == {torch.float32}
+    own = net()
+    opt = torch.optim.SGD(own.parameters(), 0.1, momentum=0.9)
+    for _ in range(2):
+        for x, y in data():
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(own(x).float(), y)
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+    assert equal(model, own)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_evaluation_and_predict_run_in_the_precision_too_and_nothing_stays_behind() -> None:
+    model = net()
+    seen = Dtypes(model)
+    it = trainer(model, AMP("bf16"), seen)
+    assert it.predict(data()).dtype == torch.float32
+    assert seen.inner == {torch.bfloat16}
+    seen.inner.clear()
+    it.test(data())
+    assert seen.inner == {torch.bfloat16}
+    assert not model._forward_hooks
+    seen.inner.clear()
+    model(torch.ones(1, 6))
+    assert seen.inner == {torch.float32}, "outside of a run the model is as it was"
+
+
+def test_a_second_forward_pass_in_a_step_sees_the_weights_updated_in_between() -> None:
+    outputs = []
+
+    class Twice(EpochTask):
+        def train_step(self, batch_x: Any, batch_y: Any) -> None:
+            self.loss(self.model(*batch_x), batch_y)
+            with torch.enable_grad():
+                outputs.append(self.model(*batch_x).detach())
+
+    model = net()
+    trainer(model, AMP("bf16"), epochs=1).fit(train_tasks=Twice(data(8)))
+    with torch.autocast("cpu", torch.bfloat16):
+        now = model(next(iter(data(8)))[0]).float()
+    assert torch.equal(outputs[0], now)
+
+
+# float16.
+
+
+class Overflow(Callback):
+    """Make one gradient infinite in the batches that are named."""
+
+    def __init__(self, batches: set[int]) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def on_after_backward(self, trainer: Any, loss: Tensor) -> None:
+        if trainer.progress.batch in self.batches:
+            next(iter(trainer.model.parameters())).grad[0, 0] = float("inf")
+
+
+def test_an_update_that_overflows_is_left_out_with_its_scheduler_and_the_scale_halves() -> None:
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = Optimizer(opt, torch.optim.lr_scheduler.ExponentialLR(opt, 0.5), sched_on="step")
+    amp = AMP("fp16", init_scale=1024.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    it = trainer(model, amp, Overflow({0, 1, 2, 3, 4}), opt=optimizer, epochs=1)
+    it.fit(data())
+    assert all(map(torch.equal, before, model.parameters()))
+    assert (amp.skipped, amp.scale, it.progress.step) == (5, 1024.0 / 32, 0)
+    assert opt.param_groups[0]["lr"] == 0.1
+    it.callbacks.pop()
+    it.fit(data(), epochs=1)
+    assert (amp.skipped, it.progress.step) == (5, 5)
+    assert opt.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**5)
+
+
+def test_gradients_are_unscaled_before_anybody_clips_or_sees_them() -> None:
+    norms: dict[str, list[float]] = {"fp16": [], "plain": []}
+
+    class Norms(Callback):
+        def __init__(self, into: list[float]) -> None:
+            super().__init__(priority=5)
+            self.into = into
+
+        def on_before_optimize(self, trainer: Any, optimize_index: Any) -> None:
+            self.into.append(float(nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()])))
+
+    for name, callbacks in (("fp16", [AMP("fp16")]), ("plain", [])):
+        trainer(net(), *callbacks, GradClip(0.05), Norms(norms[name])).fit(data())
+    assert norms["fp16"] == pytest.approx(norms["plain"], rel=0.02)
+    assert max(norms["fp16"]) <= 0.0501
+
+
+def test_the_norm_of_an_update_left_out_is_not_in_the_figure() -> None:
+    history = trainer(net(), AMP("fp16"), GradClip(1.0), Overflow({2}), epochs=1).fit(data())
+    assert 0 < history["train"]["grad_norm"][0] < 10
+
+
+def test_the_window_of_an_update_left_out_is_over() -> None:
+    model = net()
+    amp = AMP("fp16", init_scale=64.0)
+    it = trainer(model, amp, Overflow({1}), accumulate=2, epochs=1)
+    it.fit(data(64))
+    assert amp.skipped == 1
+    assert it.progress.step == 3
+    own = net()
+    by_hand = trainer(own, AMP("fp16", init_scale=64.0), accumulate=2, epochs=1)
+    batches = list(data(64))
+    by_hand.fit([batches[i] for i in (2, 3, 4, 5, 6, 7)])
+    for mine, theirs in zip(model.parameters(), own.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4)
+
+
+def test_two_optimizers_of_which_one_overflows() -> None:
+    model = net()
+    opts = [torch.optim.SGD(model[0].parameters(), 0.1), torch.optim.SGD(model[2].parameters(), 0.1)]
+    before = [p.detach().clone() for p in model.parameters()]
+    it = trainer(model, AMP("fp16"), Overflow({0}), opt=opts, epochs=1)
+    it.fit(data(8))
+    changed = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert changed == [False, False, True, True]
+
+
+def test_the_scaler_survives_a_restart() -> None:
+    def make() -> tuple[Trainer, AMP]:
+        amp = AMP("fp16", init_scale=256.0, growth_interval=3)
+        return trainer(net(), amp, Overflow({1}), epochs=3), amp
+
+    whole, amp = make()
+    whole.fit(data())
+    first, _ = make()
+
+    class Stop(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if trainer.progress.epoch == 1 and batch_idx == 2:
+                trainer.stop()
+
+    first.callbacks.append(Stop())
+    first.fit(data())
+    second, again = make()
+    second.load_state_dict(first.state_dict())
+    second.fit(data())
+    assert (again.skipped, again.scale) == (amp.skipped, amp.scale)
+    assert equal(second.model.model, whole.model.model)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: AMP("fp8"), "'bf16', 'fp16' is needed"),
+        (lambda: AMP("bf16", init_scale=2.0), "only 'fp16' scales"),
+        (lambda: AMP("fp16", initial=2.0), "refuses the options"),
+        (lambda: trainer(net(), AMP(), AMP()), "another AMP"),
+    ],
+)
+def test_amp_refuses(make: Any, words: str) -> None:
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=words):
+        make()
+
+
+# Clipping.
+
+
+def test_clipping_by_norm_equals_torchs_and_tells_the_norm() -> None:
+    model, own = net(), net()
+    it = trainer(model, GradClip(0.1))
+    history = it.fit(data())
+    opt = torch.optim.SGD(own.parameters(), 0.1, momentum=0.9)
+    means = []
+    for _ in range(2):
+        norms = []
+        for x, y in data():
+            F.cross_entropy(own(x), y).backward()
+            norms.append(float(nn.utils.clip_grad_norm_(own.parameters(), 0.1)))
+            opt.step()
+            opt.zero_grad()
+        means.append(sum(norms) / len(norms))
+    assert equal(model, own)
+    assert history["train"]["grad_norm"] == pytest.approx(means)
+
+
+@pytest.mark.parametrize("clip", [GradClip(max_value=0.01), GradClipCallback(0.01)])
+def test_clipping_by_value_equals_torchs(clip: Callback) -> None:
+    model, own = net(), net()
+    trainer(model, clip).fit(data())
+    opt = torch.optim.SGD(own.parameters(), 0.1, momentum=0.9)
+    for _ in range(2):
+        for x, y in data():
+            F.cross_entropy(own(x), y).backward()
+            nn.utils.clip_grad_value_(own.parameters(), 0.01)
+            opt.step()
+            opt.zero_grad()
+    assert equal(model, own)
+
+
+def test_clipping_clips_the_mean_of_a_window_once() -> None:
+    norms = []
+
+    class Count(Callback):
+        def on_after_optimize(self, trainer: Any, optimize_index: Any) -> None:
+            norms.append(1)
+
+    model, own = net(), net()
+    trainer(model, GradClip(0.1), Count(), accumulate=2, epochs=1).fit(data(32))
+    trainer(own, GradClip(0.1), epochs=1).fit(data(32, 16))
+    assert len(norms) == 2
+    for mine, theirs in zip(model.parameters(), own.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_one_optimizer_at_a_time_clips_its_own_parameters() -> None:
+    class Each(EpochTask):
+        def train_step(self, batch_x: Any, batch_y: Any) -> None:
+            self.loss(self.model(*batch_x), batch_y, do_optimize=False)
+            self.optimize(0)
+            self.optimize(1)
+
+    model = net()
+    opts = [torch.optim.SGD(model[0].parameters(), 0.1), torch.optim.SGD(model[2].parameters(), 0.1)]
+    history = trainer(model, GradClip(1e-3), opt=opts, epochs=1).fit(train_tasks=Each(data()))
+    assert set(history["train"]) == {"loss", "grad_norm_0", "grad_norm_1"}
+
+
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0, "max_value": 1.0}, {"max_norm": 0}, {"max_norm": True}])
+def test_clip_refuses(options: Any) -> None:
+    with pytest.raises(ArgumentError, match="needed"):
+        GradClip(**options)
+
+
+# Accumulation.
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    schedule=st.dictionaries(st.integers(0, 3), st.integers(1, 5), min_size=1, max_size=3),
+    count=st.integers(17, 44),
+)
+def test_a_schedule_equals_trainers_with_one_number_each(schedule: dict[int, int], count: int) -> None:
+    model, own = net(), net()
+    it = trainer(model, GradientAccumulation(schedule), epochs=4)
+    it.fit(data(count))
+    state = None
+    for epoch in range(4):
+        begun = [n for first, n in sorted(schedule.items()) if first <= epoch]
+        one = trainer(own, accumulate=begun[-1] if begun else 1, epochs=1)
+        if state is not None:
+            one.opt[0].opt.load_state_dict(state)
+        one.fit(data(count))
+        state = one.opt[0].opt.state_dict()
+    for mine, theirs in zip(model.parameters(), own.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_window_of_the_schedule_survives_a_restart() -> None:
+    class Stop(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if trainer.progress.epoch == 1 and batch_idx == 1:
+                trainer.stop()
+
+    def make(*more: Callback) -> Trainer:
+        return trainer(net(), GradientAccumulation({0: 2, 1: 4}), *more, epochs=3)
+
+    whole, first, second = make(), make(Stop()), make()
+    whole.fit(data())
+    first.fit(data())
+    state = first.state_dict()
+    assert state["window"]["batches"] == 2
+    second.load_state_dict(state)
+    second.fit(data())
+    assert equal(second.model.model, whole.model.model)
+
+
+@pytest.mark.parametrize("schedule", [{}, {-1: 2}, {0: 0}, {0: 1.5}, {"a": 2}, {True: 2}])
+def test_a_schedule_refuses(schedule: Any) -> None:
+    with pytest.raises(ArgumentError, match="needed"):
+        GradientAccumulation(schedule)
+
+
+def test_two_schedules_of_one_thing_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="leave one of the two out"):
+        trainer(net(), GradientAccumulation({0: 2}), accumulate=4)
