@@ -45,9 +45,10 @@ def fire(listeners: Listeners, **arguments: Any) -> None:
     if not listeners:
         return
     gradients = torch.is_grad_enabled()
-    torch.set_grad_enabled(False)
+    # What torch.set_grad_enabled calls, without the object around it: 2 calls a batch instead of 8.
+    torch._C._set_grad_enabled(False)
     try:
         for hook in listeners:
             hook(**arguments)
     finally:
-        torch.set_grad_enabled(gradients)
+        torch._C._set_grad_enabled(gradients)

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import deepepochs_like
 from deepepochs_like import Callback, Trainer, metrics
+from support.calls import calls
 from support.codelines import code_lines, function_code_lines
 from support.digits import loader, mlp
 
@@ -40,24 +41,6 @@ def totals_its_loss(net: nn.Module, opt: torch.optim.Optimizer, dl: Any, epochs:
 
 class Nothing(Callback):
     """Overrides no hook."""
-
-
-def calls(run: Callable[[], Any]) -> int:
-    """Python and C calls made by `run`."""
-    count = 0
-
-    def profiler(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    gc.disable()
-    sys.setprofile(profiler)
-    try:
-        run()
-    finally:
-        sys.setprofile(None)
-        gc.enable()
-    return count
 
 
 def per_step(run: Callable[[int], Callable[[], Any]], steps: int) -> float:
