@@ -153,7 +153,7 @@ def test_a_dear_refresh_is_done_more_rarely(clock: Clock, terminal: Callable[...
     live = terminal()
     display = live.open(trainer(verbose=0), False, True, False)
     assert display.pause(0.001) == 0.15
-    assert display.pause(0.01) == 0.5
+    assert display.pause(0.004) == pytest.approx(0.6)
     assert display.pause(10) == 1.0
 
 
