@@ -33,7 +33,7 @@ class Figures:
         self.slots, self.check_finite, self.prefix = slots, check_finite, prefix
         self.losses = RunningLoss()
         self.patches: dict[str, Any] = {}
-        self.batches = 0
+        self.batches, self.released = 0, False
         self._saved: dict[str, StateDict] = {}
         #: What the batch in progress has given so far: its loss with its weight, its outputs (of several the last), and
         #: the patches its step returned. Loss and outputs count when the batch is over, so that one that is skipped
@@ -137,6 +137,7 @@ class Figures:
 
     def release(self) -> None:
         """Let go of what was kept for the read-out: outputs of an epoch may be large."""
+        self.released = True
         self.loss, self.outputs, self.fed, self.returned, self.patches = None, None, (), {}, {}
         for slot in self.slots:
             slot.reset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from . import storage
 from .checkpoint import CheckpointStore, entry_of
-from .errors import ArgumentError, CheckpointError, StateError
+from .errors import ArgumentError, CheckpointError, EngineWarning, StateError
 from .explain import explain_run
 from .legacy import load_deepepochs
 from .plan import trained_modules
@@ -119,7 +120,10 @@ class Memory(Tools):
         return self
 
     def save_weights(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model's weights alone to a ``.pt`` or ``.safetensors`` file; see `save_weights`."""
+        """Write the model's weights alone to a ``.pt`` or ``.safetensors`` file; see `save_weights`.
+
+        They are those in training; of an average write ``ema.module``.
+        """
         return save_weights(self.model.trained_module, path)
 
     def load_weights(self, path: str | os.PathLike[str], strict: bool = True) -> WeightsReport:
@@ -174,6 +178,10 @@ class Memory(Tools):
         averages = content.get("callbacks", {}) if isinstance(content, Mapping) else {}
         for key, callback in keyed(self.callbacks).items():
             if hasattr(callback, "look_at"):
+                kind = type(callback).__name__
+                if key not in averages and any(other.partition("(")[0] == kind for other in averages):
+                    message = f"{which}: it holds no average of {key}, so the weights themselves are looked at"
+                    warnings.warn(message, EngineWarning, stacklevel=4)
                 callback.look_at(self, averages.get(key))
 
     def _checkpoint(self, which: Any) -> Path:

@@ -220,7 +220,12 @@ def _plan_steps(
     plan.until_step = (step if base is None else base[1]) + max_steps
     length = plan.train[0].source_of("train").length
     per_round = val_every_steps or (math.ceil(length / trainer.accumulate) if length else None)
-    rounds = math.ceil((plan.until_step - step) / per_round) if per_round else 1
+    opened = trainer.pending if trainer.resuming is None else trainer.resuming
+    began = opened["open"]["began"] if opened and opened["open"] else step  # an open epoch is one of those to come
+    if val_every_steps is not None:  # they end at its multiples
+        rounds = math.ceil(plan.until_step / val_every_steps) - began // val_every_steps
+    else:
+        rounds = math.ceil((plan.until_step - began) / per_round) if per_round else 1
     plan.epochs = epochs_done + rounds
     return plan
 

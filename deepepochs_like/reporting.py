@@ -24,7 +24,7 @@ class Reporting:
     said: set[str]
 
     def add_figure(self, name: str, value: Any, weight: Weight = 1) -> None:
-        """Average a number into the figures of the epoch in progress, from a hook or a step.
+        """Average a number into the figures of the epoch in progress, from a step or a hook within a batch.
 
         It is in the history and in every callback's ``metrics`` as any other figure is, and survives a restart.
 
@@ -34,9 +34,14 @@ class Reporting:
             weight: how much it weighs in the mean.
 
         Raises:
-            ArgumentError: no task is running.
+            ArgumentError: no task is running; the name is ``'loss'``; or it is no single number.
         """
-        if self.current_task is None:
+        if name == "loss" or (isinstance(value, torch.Tensor) and value.ndim):
+            what = (
+                "the loss has this name" if name == "loss" else f"a tensor of shape {tuple(value.shape)} is no number"
+            )
+            raise ArgumentError(f"add_figure({name!r}): {what}")
+        if self.current_task is None or self.current_task.figures.released:
             raise ArgumentError(f"add_figure({name!r}): figures are an epoch's, and none is running; use trainer.log")
         value = value.detach() if isinstance(value, torch.Tensor) else value
         self.current_task.figures.add(name, ValuePatch(weight).load(value))

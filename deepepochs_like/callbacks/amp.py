@@ -20,7 +20,8 @@ class AMP(Callback):
 
     ``'bf16'`` needs nothing else. ``'fp16'`` scales the loss, so that small gradients do not vanish: gradients are
     unscaled before any hook sees them, an update whose gradients overflowed is left out (its optimizer's scheduler does
-    not step either), and `skipped` counts those. The scaler is part of the state. Models return float32.
+    not step either), and `skipped` counts those. The scaler is part of the state. Models return float32:
+    tensors, and those in tuples, lists and dicts.
 
     Args:
         precision: ``'bf16'`` or ``'fp16'``.
@@ -48,6 +49,9 @@ class AMP(Callback):
             )
         if scaler and precision != "fp16":
             raise ArgumentError(f"{', '.join(scaler)}: only 'fp16' scales the loss; leave the options out")
+        for name, value in scaler.items():
+            if name != "enabled" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+                raise ArgumentError(f"{name}={value!r}: a number above 0 is needed")
         try:
             torch.amp.GradScaler("cpu", **scaler)
         except (TypeError, AssertionError) as error:
@@ -69,8 +73,15 @@ class AMP(Callback):
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def attach(self, trainer: Any) -> None:
-        if self._mixed is not None and self._mixed.execution is trainer.execution:
+        installed = getattr(trainer.execution, "precision_of", (None, None))
+        if installed[0] is self:  # before another trainer's, maybe
+            self._mixed = installed[1]
             return
+        if self.precision == "fp16" and trainer.compiled_step is not None:
+            raise ArgumentError(
+                "AMP('fp16') and compile='step': the graph takes the gradients before the loss could be scaled; use "
+                "AMP('bf16'), or compile='model'"
+            )
         if trainer.accelerator is not None:
             raise ArgumentError(
                 f"AMP({self.precision!r}): an Accelerator has its own precision; pass "
@@ -82,13 +93,17 @@ class AMP(Callback):
         scaler = torch.amp.GradScaler(device, **self._options) if self.precision == "fp16" else None
         self._mixed = MixedPrecision(trainer.execution, PRECISIONS[self.precision], scaler)
         trainer.execution.around = partial(self._begin, trainer, self._mixed)
+        trainer.execution.precision_of = (self, self._mixed)
 
     def _begin(self, trainer: Any, mixed: MixedPrecision, step: Any) -> Any:
         """A task begins: the modules that it calls return float32, and its step runs in the precision."""
         for handle in trainer.models.values():
             if id(handle.model) not in self._hooks:
                 self._hooks[id(handle.model)] = handle.model.register_forward_hook(widen)
-        return mixed.around(step)
+        for optimizer in trainer.opt if mixed.scaler is not None else ():
+            if id(optimizer.opt) not in self._hooks:
+                self._hooks[id(optimizer.opt)] = optimizer.opt.register_step_pre_hook(mixed.forbid)
+        return mixed.around(step, trainer.current_task.stage == "train")
 
     def state_dict(self) -> StateDict:
         if self._mixed is None or self._mixed.scaler is None:
@@ -99,6 +114,7 @@ class AMP(Callback):
         if self._mixed is not None and self._mixed.scaler is not None:
             self._mixed.scaler.load_state_dict(state_dict["scaler"])
             self._mixed.skipped = self._told = int(state_dict["skipped"])
+            self._mixed.restored()
 
     def on_after_train_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int) -> None:
         if (new := self.skipped - self._told) and trainer.verbose:

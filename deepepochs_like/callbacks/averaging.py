@@ -24,7 +24,6 @@ class Averaging(Callback):
         super().__init__(priority)
         self._averages: dict[str, AveragedModel] = {}
         self._trainer: Any = None
-        self._dropped = False
 
     def averaged(self, module: nn.Module) -> AveragedModel:
         """Make the average of a module, which is its copy so far."""
@@ -51,11 +50,11 @@ class Averaging(Callback):
         both = [type(callback).__name__ for callback in trainer.callbacks if isinstance(callback, Averaging)]
         if len(both) > 1:
             raise ArgumentError(f"callbacks: {' and '.join(both)}: evaluation can look at one average; leave one out")
+        if self._trainer is not None and self._trainer is not trainer:
+            self._averages = {}  # those of another trainer's models
         self._trainer = trainer
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
-        if self._dropped:
-            self._averages, self._dropped = {}, False
         self._begin()
 
     def _begin(self) -> None:
@@ -105,9 +104,13 @@ class Averaging(Callback):
         show(trainer, modules)
 
     def restart(self, trainer: Any) -> None:
-        """Forget the average: the model was given other weights, and the next fit begins one of those."""
-        self._dropped = True
+        """Forget the average, and begin one anew: the model was given other weights."""
+        self._averages = {}
+        if trainer.pending is not None:
+            trainer.pending["callbacks"].pop(self.state_key(), None)
         show(trainer, {})
+        if trainer.running == "fit":
+            self._begin()
 
 
 def _own(trainer: Any, handle: Any) -> nn.Module:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, NoReturn
 
 import torch
 
 from ..errors import ArgumentError, refuse_unknown
+from ..fits import interrupted
 from ..monitor import Monitor
+from ..state import keyed
 from ..types import StateDict
 from .base import Callback
 
@@ -85,12 +87,14 @@ class EarlyStopping(Callback):
         return f"{type(self).__name__}({self.monitor.name})"
 
     def state_dict(self) -> StateDict:
-        numbers = {"best": self.best, "looks": self.looks, "since": self.since, "reached": self.reached}
+        numbers: StateDict = {"best": self.best, "looks": self.looks, "since": self.since, "reached": self.reached}
+        numbers["threshold"] = self.threshold
         return {**numbers, "weights": self._weights} if self._weights else numbers
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         self.best, self.looks = float(state_dict["best"]), int(state_dict["looks"])
-        self.since, self.reached = int(state_dict["since"]), bool(state_dict["reached"])
+        same = state_dict.get("threshold", self.threshold) == self.threshold
+        self.since, self.reached = int(state_dict["since"]), bool(state_dict["reached"]) and same
         self._weights = state_dict.get("weights", {})
 
     def ended(self) -> str:
@@ -127,18 +131,31 @@ class EarlyStopping(Callback):
             trainer.stop(reason)
 
     def on_after_fit(self, trainer: Any) -> None:
-        if self._weights and not trainer.progress.stage:
-            for name, handle in trainer.models.items():
-                handle.trained_module.load_state_dict(self._weights[name])
+        if not self._weights or trainer.progress.stage or interrupted(trainer):
+            return
+        for name, handle in trainer.models.items():
+            handle.trained_module.load_state_dict(self._weights["models"][name])
+        if "loss" in self._weights:
+            trainer.loss.function.load_state_dict(self._weights["loss"])
+        for key, callback in keyed(trainer.callbacks).items():
+            if key in self._weights["averages"]:
+                callback.load_state_dict(self._weights["averages"][key])
 
 
 def _weights_of(trainer: Any) -> StateDict:
-    """Copies of the models' states, on the CPU."""
-    models = {name: handle.trained_module.state_dict() for name, handle in trainer.models.items()}
-    return {
-        model: {
-            name: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
-            for name, value in state.items()
-        }
-        for model, state in models.items()
+    """Copies of all that evaluation looks at, on the CPU: models, a loss that is a module, averages."""
+    callbacks = keyed(trainer.callbacks).items()
+    found: StateDict = {
+        "models": {name: handle.trained_module.state_dict() for name, handle in trainer.models.items()},
+        "averages": {key: callback.state_dict() for key, callback in callbacks if hasattr(callback, "look_at")},
     }
+    if isinstance(trainer.loss.function, torch.nn.Module):
+        found["loss"] = trainer.loss.function.state_dict()
+    copied: StateDict = _copied(found)
+    return copied
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    return {name: _copied(item) for name, item in value.items()} if isinstance(value, Mapping) else deepcopy(value)

@@ -20,7 +20,7 @@ class EMA(Averaging):
 
     Args:
         decay: above 0 and below 1; the average reaches back over about ``1 / (1 - decay)`` updates.
-        every: average after every so many updates.
+        every: average after every so many updates; buffers are taken over then, too.
         priority: its place among the callbacks.
 
     Raises:
@@ -53,10 +53,16 @@ class EMA(Averaging):
         # The update in progress is not in the count yet; one that overflowed is none.
         if not trainer.progress.updated or (trainer.progress.step + 1) % self.every:
             return
-        self.update(trainer, None if optimize_index is None else _models_of(trainer, optimize_index))
+        left_out = getattr(trainer.execution, "left_out", ())
+        if optimize_index is None and not left_out:
+            self.update(trainer)
+            return
+        chosen = trainer.opt if optimize_index is None else [trainer.opt[optimize_index]]
+        if stepped := [o for o in chosen if all(o is not other for other in left_out)]:
+            self.update(trainer, _models_of(trainer, stepped))
 
 
-def _models_of(trainer: Any, index: Any) -> set[str]:
-    """The models of which an optimizer trains parameters."""
-    held = {id(p) for group in trainer.opt[index].param_groups for p in group["params"]}
+def _models_of(trainer: Any, optimizers: Any) -> set[str]:
+    """The models of which optimizers train parameters."""
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     return {n for n, h in trainer.models.items() if any(id(p) in held for p in h.trained_module.parameters())}

@@ -52,11 +52,14 @@ class GradClip(Callback):
         for what, number in ((name, limit), ("norm_type", norm_type)):
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not number > 0:
                 raise ArgumentError(f"{what}={number!r}: a number above 0 is needed")
+        if figure == "loss":
+            raise ArgumentError("figure='loss': the loss has this name; choose another")
         self.max_norm, self.max_value, self.norm_type, self.figure = max_norm, max_value, float(norm_type), figure
 
     def on_before_optimize(self, trainer: Any, optimize_index: Any) -> None:
         optimizers = trainer.opt if optimize_index is None else [trainer.opt[optimize_index]]
-        parameters = [p for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
+        held = [p for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
+        parameters = list({id(p): p for p in held}.values())  # two optimizers may hold the same
         if not parameters:
             return
         if self.max_norm is None:

@@ -11,13 +11,17 @@ import torch
 from torch.amp import GradScaler
 
 from .. import bare
-from ..errors import ArgumentError
+from ..errors import ArgumentError, StepError
 from ..optimizer import Optimizer
 from ..tensors import map_tensors
 from .local import Local
 
 #: What is made float32 again when it leaves a model, so that losses and figures are not rounded.
 NARROW = (torch.bfloat16, torch.float16)
+
+
+#: So many updates in a row that overflow say that no scale will do.
+HOPELESS = 60
 
 
 class MixedPrecision:
@@ -41,41 +45,51 @@ class MixedPrecision:
         #: Updates left out so far.
         self.skipped = 0
         self._backward, self._prepare = execution.backward, execution.prepare
-        self._inside = self._stepped = self._looked = False
+        self._inside = self._stepped = self._looked = self._within = self._scaled = False
+        self._in_a_row = 0
         everything: Any = execution
         everything.around, everything.backward = self.around, self.backward
         everything.update, everything.scaler = self.update, scaler
+        #: Optimizers whose last update was left out.
+        everything.left_out = []
         if scaler is not None:
             everything.prepare, everything.prepares = self.prepare, True
+            scaler.scale(
+                torch.zeros((), device=execution.device)
+            )  # it has a scale from now on, not from the first loss
 
-    def around(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, step: Callable[..., Any], training: bool) -> Callable[..., Any]:
         """Make of a step one that runs under autocast."""
 
         @functools.wraps(step)
         def in_precision(*args: Any, **kwargs: Any) -> Any:
-            with torch.autocast(self.execution.device.type, self.dtype), self._batch():
+            with torch.autocast(self.execution.device.type, self.dtype), self._batch(training):
                 return step(*args, **kwargs)
 
         return in_precision
 
     @contextmanager
-    def _batch(self) -> Iterator[None]:
-        outer, self._inside = self._inside, True  # an evaluation within a training step is a batch inside a batch
+    def _batch(self, training: bool) -> Iterator[None]:
+        if not training:  # it updates nothing, be it within a training step or an update
+            yield
+            return
+        self._inside, self._scaled = True, self._scaled and self.execution.window is not None
+        whole = False
         try:
             yield
+            whole = True
         finally:
-            self._inside = outer
-            if not outer:
-                self._close()
+            self._inside = False
+            self._close(whole)
 
-    def _close(self) -> None:
+    def _close(self, whole: bool) -> None:
         """Let the scale follow the updates of a batch, and end the accumulation window that they closed."""
         if self.scaler is None or not self._looked:
             return
         self._looked = False
         self.scaler.update()
         window = self.execution.window
-        if window is not None and window.due:
+        if whole and window is not None and window.due:  # of a batch that failed the loop asks what it is to do
             window.reset()
 
     def _plain(self) -> Any:
@@ -83,14 +97,26 @@ class MixedPrecision:
 
     def backward(self, loss: Any) -> None:
         """Back-propagate a loss, scaled where there is a scaler."""
+        self._scaled = True
         with self._plain():
             self._backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def prepare(self, optimizers: Sequence[Optimizer]) -> None:
         """Unscale the gradients, then make of a window's sum its mean."""
+        if not self._scaled and any(map(_has_gradients, optimizers)):
+            raise StepError(
+                "AMP('fp16'), but nothing was back-propagated through trainer.loss(...) or trainer.backward(loss): the "
+                "gradients of a bare loss.backward() are not scaled; use one of the two, or AMP('bf16')"
+            )
         for optimizer in optimizers:
             if self.scaler is not None and _has_gradients(optimizer):
-                self.scaler.unscale_(optimizer.opt)
+                try:
+                    self.scaler.unscale_(optimizer.opt)
+                except RuntimeError as error:
+                    raise StepError(
+                        "AMP('fp16'): a step updates the same parameters twice in one batch, while the loss is scaled "
+                        "by the same number throughout it; use AMP('bf16'), or a single update per batch"
+                    ) from error
                 self._looked = True
         self._prepare(optimizers)
 
@@ -98,28 +124,51 @@ class MixedPrecision:
         """Step the optimizers whose gradients are finite, clear all gradients, and return those that stepped."""
         with self._plain():
             stepped = [optimizer for optimizer in optimizers if self._step(optimizer)]
+        everything: Any = self.execution
+        everything.left_out = [o for o in optimizers if all(o is not other for other in stepped)]
         torch.clear_autocast_cache()  # it has copies of the weights as they were
         if not self._inside:
-            self._close()
+            self._close(whole=True)
         return optimizers if len(stepped) == len(optimizers) else stepped
 
     def _step(self, optimizer: Optimizer) -> bool:
         self._stepped = True
         if self.scaler is None or not _has_gradients(optimizer):
+            self._within = True
             bare.step(optimizer.opt)
+            self._within = False
         else:
-            self._stepped = False
+            self._stepped, self._within = False, True
             told = optimizer.opt.register_step_post_hook(self._note)
             try:
                 self.scaler.step(optimizer.opt)
             finally:
                 told.remove()
+                self._within = False
             self.skipped += not self._stepped
+            self._in_a_row = 0 if self._stepped else self._in_a_row + 1
+            if self._in_a_row == HOPELESS:
+                raise StepError(
+                    f"AMP('fp16'): {HOPELESS} updates in a row were left out, as their gradients were not finite "
+                    f"whatever the loss was scaled by (now {self.scaler.get_scale():g}). It is the model or the data, "
+                    "not the scale: AMP('bf16') or float32 with StopOnNaN() names the layer"
+                )
         bare.zero_grad(optimizer.opt)
         return self._stepped
 
     def _note(self, *step: Any) -> None:
         self._stepped = True
+
+    def restored(self) -> None:
+        """Note that there may be gradients of an open window, scaled before the run was cut off."""
+        self._scaled = True
+
+    def forbid(self, *step: Any) -> None:
+        """Refuse an optimizer's step that is not the trainer's: a hook of every optimizer."""
+        if not self._within and self._scaled:
+            raise StepError(
+                "AMP('fp16'): opt.step() was called on gradients that are scaled; call trainer.optimize() in its place"
+            )
 
 
 def widen(module: Any, args: Any, output: Any) -> Any:

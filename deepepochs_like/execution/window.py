@@ -53,6 +53,8 @@ class Window:
             weight = weight.detach().to(wide(weight.device))
         if batch != self._seen:
             if not self.batches:
+                if not isinstance(weight, torch.Tensor) and not weight:
+                    raise StepError(f"accumulate={self.size}: the first batch of a window weighs {weight!r}; skip it")
                 self._first = weight
             self.batches, self._seen = self.batches + 1, batch
             self.total = self.total + weight / self._first

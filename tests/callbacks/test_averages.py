@@ -12,9 +12,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
-from deepepochs_like import AMP, EMA, SWA, Callback, Checkpoint, EpochTask, Trainer, load_weights, save_weights
+from deepepochs_like import (
+    AMP,
+    EMA,
+    SWA,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EpochTask,
+    Trainer,
+    load_weights,
+    save_weights,
+)
 from deepepochs_like.callbacks.averaging import Averaging
-from deepepochs_like.errors import ArgumentError
+from deepepochs_like.errors import ArgumentError, EngineWarning
 
 
 def data(count: int = 40, batch: int = 8, shuffle: bool = False) -> DataLoader[Any]:
@@ -236,3 +247,60 @@ def test_two_averages_of_one_model_are_refused() -> None:
 def test_bad_arguments_are_refused(make: Any) -> None:
     with pytest.raises(ArgumentError, match="needed"):
         make()
+
+
+def test_early_stopping_restores_the_average_of_the_best_too() -> None:
+    it = trainer(net(), EMA(0.8), EarlyStopping("val/loss", 9, "max", restore_best=True), epochs=4)
+    history = it.fit(data(), data())
+    assert it.test(data())["loss"] == pytest.approx(max(history["val"]["loss"]), abs=1e-6)
+
+
+def test_one_average_in_two_trainers_begins_anew() -> None:
+    ema = EMA(0.8)
+    for _ in range(2):
+        trainer(net(), ema, epochs=1).fit(data())
+        assert ema.updates == 5
+
+
+def test_weights_loaded_within_a_fit_begin_a_new_average(tmp_path: Path) -> None:
+    save_weights(net(), tmp_path / "fresh.pt")
+
+    class Load(Callback):
+        def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+            if epoch_idx == 1:
+                trainer.load_weights(tmp_path / "fresh.pt")
+
+    ema = EMA(0.8)
+    it = trainer(net(), ema, Load(), epochs=2)
+    it.fit(data())
+    assert ema.updates == 5
+    it.fit(data(), epochs=1)
+    assert ema.updates == 10, "and goes on in the next fit"
+
+
+def test_a_checkpoint_without_the_average_that_is_asked_for_says_so(tmp_path: Path) -> None:
+    it = trainer(net(), EMA(0.8))
+    it.fit(data())
+    it.save_checkpoint(tmp_path / "it.ckpt")
+    with pytest.warns(EngineWarning, match=r"no average of EMA\(0\.9\)"):
+        trainer(net(), EMA(0.9)).test(data(), weights=tmp_path / "it.ckpt")
+
+
+def test_of_two_optimizers_the_one_that_overflowed_averages_nothing() -> None:
+    class Two(EpochTask):
+        def train_step(self, batch_x: Any, batch_y: Any) -> None:
+            self.loss(self.models["head"](self.models["body"](*batch_x)), batch_y, do_optimize=False)
+            self.optimize("body")
+            self.optimize("head")
+
+    class Overflow(Callback):
+        def on_after_backward(self, trainer: Any, loss: Tensor) -> None:
+            next(iter(trainer.models["head"].parameters())).grad[0, 0] = float("inf")
+
+    models = {"body": nn.Linear(6, 4), "head": nn.Linear(4, 2)}
+    opts = {name: torch.optim.SGD(module.parameters(), 0.1) for name, module in models.items()}
+    ema = EMA(0.5)
+    it = Trainer(models, F.cross_entropy, opts, 1, "cpu", [AMP("fp16"), Overflow(), ema], verbose=0)
+    it.fit(train_tasks=Two(data()))
+    state = ema.state_dict()
+    assert (int(state["body"]["n_averaged"]), int(state["head"]["n_averaged"])) == (5, 0)

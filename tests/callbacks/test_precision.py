@@ -22,7 +22,7 @@ from deepepochs_like import (
     Optimizer,
     Trainer,
 )
-from deepepochs_like.errors import ArgumentError, ArgumentTypeError
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineWarning, StepError
 
 
 def data(count: int = 40, batch: int = 8) -> DataLoader[Any]:
@@ -346,3 +346,116 @@ def test_a_schedule_refuses(schedule: Any) -> None:
 def test_two_schedules_of_one_thing_are_refused() -> None:
     with pytest.raises(ArgumentError, match="leave one of the two out"):
         trainer(net(), GradientAccumulation({0: 2}), accumulate=4)
+
+
+# What must not go wrong without a word.
+
+
+def test_a_window_that_is_open_in_a_state_may_be_closed_before_any_loss_is_scaled() -> None:
+    class Stop(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if trainer.progress.epoch == 1 and batch_idx == 4:
+                trainer.stop()
+
+    whole = trainer(net(), AMP("fp16"), accumulate=2)
+    whole.fit(data())
+    first, second = trainer(net(), AMP("fp16"), Stop(), accumulate=2), trainer(net(), AMP("fp16"), accumulate=2)
+    first.fit(data())
+    second.load_state_dict(first.state_dict())
+    second.fit(data())
+    assert equal(second.model.model, whole.model.model)
+
+
+def test_an_evaluation_in_the_middle_of_an_update_leaves_the_scale_alone() -> None:
+    class Validate(Callback):
+        def on_before_optimize(self, trainer: Any, optimize_index: Any) -> None:
+            trainer.validate(data(8))
+
+    one, other = net(), net()
+    trainer(one, AMP("fp16"), Validate(), accumulate=2).fit(data())
+    trainer(other, AMP("fp16"), accumulate=2).fit(data())
+    assert equal(one, other)
+
+
+def test_a_batch_that_is_skipped_takes_its_window_along_as_without_it() -> None:
+    class Skip(Callback):
+        def on_before_optimize(self, trainer: Any, optimize_index: Any) -> None:
+            if trainer.progress.batch == 1:
+                raise ValueError("no")
+
+        def on_exception(self, trainer: Any, exception: BaseException) -> str:
+            return "skip_batch"
+
+    norms = []
+    for callbacks in ([], [AMP("fp16")]):
+        with pytest.warns(EngineWarning, match="window is dropped"):
+            history = trainer(net(), *callbacks, Skip(), GradClip(9.0), accumulate=2, epochs=1).fit(data(48))
+        norms.append(history["train"]["grad_norm"][0])
+    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+
+
+class Bare(EpochTask):
+    def train_step(self, batch_x: Any, batch_y: Any) -> None:
+        with torch.enable_grad():
+            F.cross_entropy(self.model(*batch_x), batch_y).backward()
+        self.optimize()
+
+
+class ByItself(EpochTask):
+    def train_step(self, batch_x: Any, batch_y: Any) -> None:
+        with torch.enable_grad():
+            self.trainer.backward(F.cross_entropy(self.model(*batch_x), batch_y))
+        self.opt.step()
+
+
+class Twice(EpochTask):
+    def train_step(self, batch_x: Any, batch_y: Any) -> None:
+        for _ in range(2):
+            self.loss(self.model(*batch_x), batch_y)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [(Bare, "nothing was back-propagated"), (ByItself, "opt.step"), (Twice, "twice in one batch")]
+)
+def test_steps_that_float16_would_make_wrong_are_refused(task: Any, words: str) -> None:
+    with pytest.raises(StepError, match=words):
+        trainer(net(), AMP("fp16"), epochs=1).fit(train_tasks=task(data()))
+    trainer(net(), AMP("bf16"), epochs=1).fit(train_tasks=task(data()))
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_run() -> None:
+    it = trainer(net(), AMP("fp16"), Overflow({0, 1, 2, 3, 4}), epochs=50)
+    with pytest.raises(StepError, match="60 updates in a row were left out"):
+        it.fit(data())
+
+
+def test_float16_and_a_compiled_step_exclude_each_other() -> None:
+    with pytest.raises(ArgumentError, match="compile='step'"):
+        trainer(net(), AMP("fp16"), compile="step")
+
+
+def test_one_of_two_trainers_does_not_mind_the_other() -> None:
+    amp = AMP("fp16")
+    for it in (one := trainer(net(), amp), trainer(net(), amp), one):
+        it.fit(data(), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"), [("loss", 1.0, "this name"), ("x", torch.ones(2), r"shape \(2,\)")]
+)
+def test_a_figure_that_is_none_is_refused(name: str, value: Any, words: str) -> None:
+    class Add(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            trainer.add_figure(name, value)
+
+    with pytest.raises(ArgumentError, match=words):
+        trainer(net(), Add()).fit(data())
+
+
+def test_a_figure_that_comes_when_the_epoch_has_been_read_is_refused() -> None:
+    class Late(Callback):
+        def on_after_train_epoch(self, trainer: Any, task: Any, metrics: Any) -> None:
+            trainer.add_figure("late", 1.0)
+
+    with pytest.raises(ArgumentError, match=r"use trainer\.log"):
+        trainer(net(), Late()).fit(data())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from deepepochs_like import (
@@ -879,3 +880,37 @@ def test_an_accelerator_goes_on_within_its_accumulation(batches: int) -> None:
     run(StopAt(batches), resume="auto", running_id="a")
     assert same(whole, run(resume="auto", running_id="a"))
     accelerate.state.AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize("every", [9, None])
+@pytest.mark.parametrize("cut", [3, 9, 20, 39])
+def test_a_run_by_steps_counts_its_epochs_as_the_whole_run_does(cut: int, every: int | None) -> None:
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    data = list(zip(x.split(8), (x.sum(1) > 0).long().split(8), strict=True))
+
+    class Told(Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.epochs = 0
+
+        def on_before_fit(self, trainer: Any, epochs: int) -> None:
+            self.epochs = epochs
+
+    class Stop(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if trainer.progress.step == cut:
+                trainer.stop()
+
+    def make(*more: Callback) -> tuple[Trainer, Told]:
+        model, told = nn.Linear(6, 2), Told()
+        opt = torch.optim.SGD(model.parameters(), 0.1)
+        return Trainer(model, F.cross_entropy, opt, 1, "cpu", [told, *more], verbose=0), told
+
+    whole, told = make()
+    whole.fit(data, data, max_steps=40, val_every_steps=every)
+    first, _ = make(Stop())
+    first.fit(data, data, max_steps=40, val_every_steps=every)
+    second, again = make()
+    second.load_state_dict(first.state_dict())
+    second.fit(data, data, max_steps=40, val_every_steps=every)
+    assert again.epochs == told.epochs == second.progress.epoch == whole.progress.epoch
