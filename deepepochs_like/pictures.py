@@ -29,6 +29,9 @@ from .utils.textchart import line_chart
 #: The colour of a stage, in every picture.
 STAGES = {"train": COLOURS[0], "val": COLOURS[1]}
 
+#: How many characters a prediction, a target or a value has under an image.
+_LABEL = 16
+
 Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 
 
@@ -385,25 +388,48 @@ def sample_parts(
         value, pred, target, given = sample
     except (TypeError, ValueError, KeyError):
         raise ArgumentError(f"samples: {str(sample)[:80]!r} is no [value, pred, target, input]") from None
-    return _label(value, None), _label(pred, class_names), _label(target, class_names), as_image(given, shape)
+    said = _predicted(pred, target)
+    return _label(value, None), _label(said, class_names), _label(target, class_names), as_image(given, shape)
 
 
-def _label(value: Any, names: Sequence[Any] | None) -> str:
-    """A prediction, target or value as a few characters; of scores, the class that has the highest."""
+def _predicted(pred: Any, target: Any) -> Any:
+    """A prediction; of a vector of scores beside the index of a class, the class that has the highest."""
+    scores, index = _numbers(pred), _numbers(target)
+    if scores is None or index is None or scores.ndim != 1 or scores.size < 2:
+        return pred
+    is_class = index.ndim == 0 and index.dtype.kind in "iu" and int(index) < scores.size
+    return int(scores.argmax()) if is_class else pred
+
+
+def _numbers(value: Any) -> np.ndarray[Any, Any] | None:
+    """What a value holds as an array of numbers; None where it holds something else."""
     if hasattr(value, "detach"):
         value = value.detach().float().cpu() if value.is_floating_point() else value.detach().cpu()
     try:
         numbers = np.asarray(value)
     except (TypeError, ValueError):
-        return printable(value)[:16]
-    if numbers.size == 0 or numbers.dtype.kind not in "biuf":
-        return printable(value)[:16]
-    if numbers.size > 1:
-        numbers = np.asarray(numbers.argmax() if numbers.ndim == 1 else numbers.mean())
-    single = float(numbers.reshape(-1)[0])
-    if names is not None and single == int(single) and 0 <= single < len(names):
-        return printable(names[int(single)])[:16]
-    return f"{single:.4g}"
+        return None
+    return numbers if numbers.size and numbers.dtype.kind in "biuf" else None
+
+
+def _label(value: Any, names: Sequence[Any] | None) -> str:
+    """A prediction, target or value as a few characters; of several numbers the first."""
+    numbers = _numbers(value)
+    if numbers is None:
+        return printable(value)[:_LABEL]
+    if numbers.size == 1:
+        return _number_label(numbers.reshape(-1)[0], names, ".4g")
+    classes = names if numbers.dtype.kind in "iu" else None
+    words = [_number_label(number, classes, ".3g") for number in numbers.reshape(-1)[:_LABEL]]
+    fitting = max((n for n in range(1, len(words) + 1) if len(" ".join(words[:n])) <= _LABEL - 2), default=1)
+    return " ".join(words[:fitting]) + (" …" if fitting < numbers.size else "")
+
+
+def _number_label(number: Any, names: Sequence[Any] | None, digits: str) -> str:
+    single = float(number)
+    if names is not None and single.is_integer() and 0 <= single < len(names):
+        return printable(names[int(single)])[:_LABEL]
+    return f"{single:{digits}}"
 
 
 def _draw_sheet(entries: Sequence[Any], columns: int, make: Callable[..., Any]) -> Any:

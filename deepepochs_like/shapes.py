@@ -1,4 +1,4 @@
-"""Predictions and targets whose shapes do not go together although nothing fails."""
+"""How the shapes of predictions and targets go together, and where they do not although nothing fails."""
 
 from __future__ import annotations
 
@@ -39,3 +39,24 @@ def _are_scores(preds: torch.Size, targets: torch.Size) -> bool:
     if len(preds) != len(targets) + 1:
         return False
     return (preds[:1] + preds[2:] == targets and preds[1] > 1) or (preds[:-1] == targets and preds[-1] > 1)
+
+
+def class_dim(preds: torch.Tensor, targets: torch.Tensor) -> int | None:
+    """The dimension of predictions that has a score for each class, beside targets that are class indices.
+
+    Args:
+        preds: (N, C, ...) as torch has them, or (N, ..., C) as models of sequences do.
+        targets: (N, ...); of floating numbers they are no indices.
+
+    Returns:
+        1 or -1; None where there is none.
+
+    Example:
+        >>> class_dim(torch.zeros(4, 7, 10), torch.zeros(4, 7, dtype=torch.long))
+        -1
+    """
+    if targets.is_floating_point() or targets.is_complex() or preds.ndim != targets.ndim + 1:
+        return None
+    if preds.shape[:1] + preds.shape[2:] == targets.shape:
+        return 1
+    return -1 if preds.shape[:-1] == targets.shape else None

@@ -22,7 +22,7 @@ from deepepochs_like import History, Optimizer, contact_sheet, learning_rates, p
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineWarning
 from deepepochs_like.history import Result
 from deepepochs_like.optimizer import Optimizers
-from deepepochs_like.pictures import Chart, curves_of, history_html
+from deepepochs_like.pictures import Chart, curves_of, history_html, sample_parts
 from deepepochs_like.utils.svg import as_image, line_svg, png_address, png_bytes
 
 HOSTILE = "<img src=x onerror='a'>\"$\\frac{$_\x1b[2J"
@@ -387,6 +387,25 @@ def test_contact_sheet(tmp_path: Path) -> None:
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 0]
     assert figure.axes[0].get_gridspec().get_geometry() == (2, 2)
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("pred", "target", "said"),
+    [
+        (torch.tensor([0.1, 0.9]), 0, "dog"),
+        (torch.tensor([0.1, 0.9]), torch.tensor(0), "dog"),
+        (torch.tensor([0.1, 0.9]), 0.0, "0.1 0.9"),
+        (torch.tensor([0.1, 0.9]), torch.tensor([0.3, 0.5]), "0.1 0.9"),
+        (torch.tensor([0.1, 0.9]), 57, "0.1 0.9"),
+        (torch.tensor([0.125, 2.25, -1.5, 4.0]), torch.zeros(4), "0.125 2.25 …"),
+        (torch.arange(100), torch.arange(100), "cat dog 2 3 4 …"),
+        (torch.tensor([[0.5, 1.5], [2.5, 3.5]]), torch.zeros(2), "0.5 1.5 2.5 …"),
+        (torch.tensor([0.75]), torch.tensor([1.0]), "0.75"),
+        (float("nan"), 1, "nan"),
+    ],
+)
+def test_a_prediction_is_a_class_only_beside_a_class(pred: Any, target: Any, said: str) -> None:
+    assert sample_parts([1.0, pred, target, None], ["cat", "dog"])[1] == said
 
 
 @pytest.mark.usefixtures("without")

@@ -16,7 +16,8 @@ class CSVLogger(LineLogger):
 
     The first column is the step. What a row has no figure for stays empty. A figure that appears later gets a column
     behind the others: the file is then written anew, and replaced as a whole. A resumed run continues it without
-    overlap or gap. Hyper-parameters go to ``hyper_params.json`` beside it.
+    overlap or gap; a test that is run again at a step replaces its row, see `LineLogger`.
+    Hyper-parameters go to ``hyper_params.json`` beside it.
 
     Args:
         file: the file's name.
@@ -47,9 +48,7 @@ class CSVLogger(LineLogger):
         super().__init__(file, every, priority=priority)
         self.columns: list[str] = []
 
-    def open(self, trainer: Any) -> None:
-        super().open(trainer)
-        lines = self.lines()
+    def read_header(self, lines: list[bytes]) -> None:
         self.columns = next(csv.reader([lines[0].decode()])) if lines else []
 
     def render(self, row: dict[str, Any]) -> str:
@@ -60,6 +59,12 @@ class CSVLogger(LineLogger):
 
     def step_of(self, line: str) -> int:
         return int(line.split(",", 1)[0])
+
+    def is_of(self, line: str, step: int, names: set[str]) -> bool:
+        if not line.startswith(f"{step},"):
+            return False
+        filled = {name for name, cell in zip(self.columns, next(csv.reader([line])), strict=True) if cell}
+        return filled == {" ".join(name.split()) for name in names} | {"step"}
 
     def _widen(self, new: list[str]) -> None:
         rows = self.lines()[1:]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from ..storage import write_bytes
 
 #: What the names of event files begin with; the second in which the file was begun follows, by which readers sort.
 PREFIX = "events.out.tfevents."
@@ -86,3 +90,74 @@ def last_step(folder: Path) -> int:
 
     loaders = (RawEventFileLoader(str(path)) for path in event_files(folder))
     return max((Event.FromString(record).step for loader in loaders for record in loader.Load()), default=-1)
+
+
+def records(path: Path) -> Iterator[tuple[int, bytes, Any]]:
+    """The whole records of an event file: where each begins, its bytes, and the event.
+
+    A record is the length in 8 bytes, a checksum in 4, the event, and its checksum in 4, as TFRecord files have it.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    content, start = path.read_bytes(), 0
+    while start + 16 <= len(content):
+        end = start + 16 + struct.unpack_from("<Q", content, start)[0]
+        if end > len(content):
+            return
+        try:
+            event = Event.FromString(content[start + 12 : end - 4])
+        except DecodeError:
+            return
+        yield start, content[start:end], event
+        start = end
+
+
+def scalar_places(folder: Path) -> dict[tuple[str, int], tuple[Path, int]]:
+    """Where the numbers of a folder's events lie: file and beginning of the record, by tag and step.
+
+    Example:
+        >>> scalar_places(Path("no such folder"))
+        {}
+    """
+    places = {}
+    for path in event_files(folder):
+        for start, _, event in records(path):
+            if len(event.summary.value) == 1 and event.summary.value[0].HasField("simple_value"):
+                places[event.summary.value[0].tag, event.step] = path, start
+    return places
+
+
+def put_value(path: Path, start: int, value: float) -> None:
+    """Give the number in the record that begins at `start` another value; the file keeps its size."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    with path.open("rb+") as file:
+        file.seek(start)
+        size: int = struct.unpack("<Q", file.read(8))[0]
+        file.seek(start + 12)
+        event = Event.FromString(file.read(size))
+        event.summary.value[0].simple_value = value
+        data = event.SerializeToString()
+        assert len(data) == size  # a float has a fixed one
+        file.seek(start + 12)
+        file.write(data + struct.pack("<I", masked_crc32c(data)))
+
+
+def keep_beginning(folder: Path, step: int) -> None:
+    """Leave of a folder's events the numbers up to a step, and delete the files that have none of them.
+
+    Example:
+        >>> keep_beginning(Path("no such folder"), 0)
+    """
+    for path in event_files(folder):
+        kept, numbers = b"", 0
+        for _, content, event in records(path):
+            number = any(value.HasField("simple_value") for value in event.summary.value) and event.step <= step
+            if number or event.HasField("file_version"):
+                kept, numbers = kept + content, numbers + number
+        if not numbers:
+            path.unlink()
+        elif len(kept) != path.stat().st_size:
+            write_bytes(path, kept)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import ArgumentError, ArgumentTypeError, did_you_mean, refuse_unknown
+from .asked import warn_beyond
 from .base import Callback
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -97,10 +98,10 @@ class FineTune(Callback):
         >>> from deepepochs_like import FineTune, Trainer
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)); before = net[0].weight.clone()
         >>> trainer = Trainer(net, torch.nn.functional.mse_loss, callbacks=[FineTune({0: '1', 1: '*'})], verbose=0)
-        >>> fit = trainer.fit([(torch.ones(4, 2), torch.ones(4, 1))], epochs=1)
+        >>> fit = trainer.fit([(torch.ones(4, 2), torch.ones(4, 1))], max_steps=1)  # an epoch
         >>> torch.equal(net[0].weight, before)
         True
-        >>> fit = trainer.fit([(torch.ones(4, 2), torch.ones(4, 1))], epochs=1)
+        >>> fit = trainer.fit([(torch.ones(4, 2), torch.ones(4, 1))], max_steps=1)  # an epoch
         >>> torch.equal(net[0].weight, before)
         False
     """
@@ -135,6 +136,12 @@ class FineTune(Callback):
                 f"FineTune: the optimizer does not hold {_listed(lost)}, which the schedule is to train; make it of "
                 "all of model.parameters(), before anything is frozen: what is frozen costs it nothing"
             )
+
+    def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        late = next((epoch for epoch in self.schedule if epoch >= epochs), 0)
+        parts = [part for epoch, patterns in self.schedule.items() if epoch >= epochs for part in patterns]
+        fix = "what else it names stays frozen. Fit for more epochs, or name an earlier one"
+        warn_beyond(trainer, epochs, f"FineTune's schedule for {_listed(parts)}", late, fix)
 
     def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
         named = list(_parameters(trainer))

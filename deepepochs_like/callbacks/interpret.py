@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..patches import ConfusionPatch, Outputs
 from ..patches.base import metric_name
+from ..shapes import class_dim
 from ..tensors import map_tensors
 from ..types import StateDict
 from .analyze import need_board, writer_of
@@ -31,8 +32,11 @@ from .base import Callback
 STAGES = ("train", "val", "test")
 #: What is kept of a sample, beside its input.
 _COLUMNS = ("value", "index", "number", "task", "prediction", "target")
+#: How many classes there may be for a confusion matrix, of C * C numbers, that nobody has asked for.
+_MOST_COUNTED = 2000
 #: How many classes a confusion matrix may have to be shown whole.
 _MOST_CLASSES = 30
+_NO_CLASSES = f"predictions are no scores for classes, or for more than {_MOST_COUNTED:,}, which num_classes= asks for"
 #: How many pictures of samples are written.
 _MOST_IMAGES = 25
 
@@ -42,7 +46,8 @@ class Interpret(Callback):
 
     Whatever the data's size, it holds k samples and one batch; they stay on the device, and nothing is read back before
     somebody asks. Of equal values the samples that came first are kept; NaN ranks behind every number. The confusion
-    matrix is made where predictions are scores (N, C, ...) beside class indices, or where `num_classes` is given.
+    matrix is made where predictions are scores (N, C, ...) or (N, ..., C) beside class indices (N, ...), of up to 2,000
+    classes, or where `num_classes` is given.
 
     What it holds is of the latest epoch of each stage: of all tasks in it, and of what a resumed run has seen of it
     before. Where a `TensorBoard` callback is in the run, it shows the confusion matrix of every epoch as text and, with
@@ -55,7 +60,8 @@ class Interpret(Callback):
         stages: of ``'train'``, ``'val'``, ``'test'`` one or several.
         keep_inputs: keep the samples' inputs, too, which are then in checkpoints as well. Without them `samples` says
             which they are in the dataset.
-        num_classes: C, for predictions that are labels; or 0 for no confusion matrix.
+        num_classes: C, for predictions that are labels, or scores for more than 2,000 classes; or 0 for no confusion
+            matrix.
         class_names: what the classes are called in tables and plots.
         priority: its place among the callbacks.
 
@@ -174,7 +180,7 @@ class Interpret(Callback):
         """
         matrix = self.confusion(stage)
         if matrix is None:
-            return "no confusion matrix: predictions are no scores for classes"
+            return f"no confusion matrix: {_NO_CLASSES}"
         names = [self._class(label) for label in range(len(matrix))]
         if len(names) > _MOST_CLASSES:
             wrong = np.where(np.eye(len(names), dtype=bool), 0, matrix)
@@ -197,7 +203,7 @@ class Interpret(Callback):
 
         matrix = self.confusion(stage)
         if matrix is None:
-            raise ArgumentError("there is no confusion matrix: predictions are no scores for classes")
+            raise ArgumentError(f"there is no confusion matrix: {_NO_CLASSES}")
         return plot_confusion(matrix, len(matrix), [self._class(n) for n in range(len(matrix))], **options)
 
     def _class(self, label: int) -> str:
@@ -296,15 +302,15 @@ class Kept:
     def take(self, values: Any, indices: Any, task: int, preds: Any, targets: Any, inputs: Any) -> None:
         """Take in a batch: in O(k + N) memory, and without reading anything back where all is tensors."""
         count, device = len(values), values.device
-        labels = _labels(preds, targets)
-        self._count(preds if labels is not None else None, preds, targets)
+        scores = _scores(preds, targets)
+        self._count(scores, preds, targets)
         whole = torch.arange(self.seen, self.seen + count, device=device)
         batch = {
             "value": values.double() if device.type != "mps" else values,
             "index": indices.to(device, torch.int64),
             "number": whole,
             "task": torch.full((count,), task, device=device),
-            "prediction": preds if labels is None else labels,
+            "prediction": preds if scores is None else scores.argmax(1),
             "target": targets,
             **({} if inputs is None else {"input": inputs}),
         }
@@ -323,11 +329,12 @@ class Kept:
     def _count(self, scores: Any, preds: Any, targets: Any) -> None:
         """Count a batch in the confusion matrix, where there are classes."""
         if self.classes is None:
-            self.classes = scores is not None
+            self.classes = scores is not None and scores.shape[1] <= _MOST_COUNTED
         if self.classes:
-            if (
-                scores is None and self.num_classes and not preds.is_floating_point()
-            ):  # labels: how many classes there are is said, not learned
+            if scores is not None:
+                preds = scores
+            elif self.num_classes and not preds.is_floating_point():
+                # labels: how many classes there are is said, not learned
                 preds = torch.nn.functional.one_hot(preds.long().flatten(), self.num_classes)
                 targets = targets.flatten()
             self.patch.absorb(Outputs(preds, targets, len(targets)))
@@ -431,14 +438,12 @@ def _stage_of(trainer: Any) -> str:
     return str(trainer.progress.stage if trainer.running == "fit" else trainer.running)
 
 
-def _labels(preds: Any, targets: Any) -> torch.Tensor | None:
-    """The predicted classes, where the predictions are scores (N, C, ...) beside class indices (N, ...)."""
-    if not (isinstance(preds, torch.Tensor) and isinstance(targets, torch.Tensor)):
+def _scores(preds: Any, targets: Any) -> torch.Tensor | None:
+    """The predictions as (N, C, ...), where they are scores for classes, in dimension 1 or the last, beside indices."""
+    if not (isinstance(preds, torch.Tensor) and isinstance(targets, torch.Tensor) and targets.ndim):
         return None
-    scores = preds.ndim == targets.ndim + 1 and preds.ndim >= 2 and preds.shape[1] > 1 and preds.is_floating_point()
-    whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype is torch.bool)
-    alike = scores and preds.shape[:1] + preds.shape[2:] == targets.shape
-    return preds.argmax(1) if alike and whole else None
+    dim = class_dim(preds, targets) if preds.is_floating_point() and targets.dtype is not torch.bool else None
+    return None if dim is None or preds.shape[dim] < 2 else preds.movedim(dim, 1)
 
 
 def _first(values: torch.Tensor, k: int, mode: str) -> torch.Tensor:

@@ -14,7 +14,8 @@ class JSONLLogger(LineLogger):
 
     ``{"step": 40, "epoch": 1, "train/loss": 0.83, "val/loss": 0.61, "lr": 0.001}``: numbers read back exactly as they
     were. NaN and the infinities are written as Python's `json` reads them. A resumed run continues the file without
-    overlap or gap. Hyper-parameters go to ``hyper_params.json`` beside it.
+    overlap or gap; a test that is run again at a step replaces its row, see `LineLogger`.
+    Hyper-parameters go to ``hyper_params.json`` beside it.
 
     Args:
         file: the file's name.
@@ -49,3 +50,6 @@ class JSONLLogger(LineLogger):
 
     def step_of(self, line: str) -> int:
         return int(json.loads(line)["step"])
+
+    def is_of(self, line: str, step: int, names: set[str]) -> bool:
+        return line.startswith(f'{{"step": {step},') and set(json.loads(line)) == names | {"step"}

@@ -23,6 +23,12 @@ class LineLogger(Logger):
     A line is written whole, by one call of the system, so that others can follow the file. A resumed run cuts off what
     was written behind the checkpoint that it goes on from, and a half line that a kill has left.
 
+    What a trainer writes before its first fit, to a file that it has begun itself, stays; a run that comes to no
+    checkpoint and begins again keeps the rows of update 0. A row of a test or of ``trainer.log`` takes the place of one
+    with the same step and the same names: outside a fit any such row; in a fit that begins at update 0 one from before
+    it, once. A trainer that is to go on with a run, but stands at update 0 as its fit is still to come, writes a row
+    only in the place of one that is there already, where the run has a checkpoint of a later update.
+
     Args:
         file: the file's name.
         every: also write a batch's figures after every so many updates.
@@ -53,6 +59,10 @@ class LineLogger(Logger):
         self._keep: int | None = None  # as many of them as a state that was loaded knows of
         self._path: Path | None = None
         self._fitted: Path | None = None  # where the last fit has written
+        self._begun: Path | None = None  # what was begun outside a fit
+        self._unknown = False  # ... behind a state that was loaded, which does not know of it
+        self._before = 0  # rows that a run had when its first fit began
+        self._taken: set[int] = set()  # those that were replaced since it was opened
         self._written: Any = None
         self._unsynced = False
 
@@ -69,6 +79,13 @@ class LineLogger(Logger):
         """Return the step of a row; a ValueError for what is no row."""
         return int(line.split()[0])
 
+    def is_of(self, line: str, step: int, names: set[str]) -> bool:
+        """Tell whether a row is of this step and has figures of exactly these names; if so, it can be replaced."""
+        return False
+
+    def read_header(self, lines: list[bytes]) -> None:
+        """Take in the lines that the file has, as it is opened."""
+
     def state_key(self) -> str:
         return f"{type(self).__name__}({self.file})"
 
@@ -84,12 +101,19 @@ class LineLogger(Logger):
     def open(self, trainer: Any) -> None:
         self._path = path = folder_of(self, trainer) / self.file
         make_folder(path.parent)
-        known = self._fitted == path
+        if trainer.running != "fit" and not self.lines():
+            self._begun, self._unknown = path, trainer.progress.step > 0
+        elif trainer.running == "fit" and self._unknown and self._begun == path:
+            self._keep, self._unknown = None, False
+        known, first = path in (self._fitted, self._begun), self._fitted != path and self._keep is None
         if self._keep is None and not known and path.exists() and begins_anew(trainer):
             set_aside(self, path)
         self._cut(trainer, known)
+        self._before = (self.rows or 0) if first and not trainer.progress.step else 0
+        self._taken = set()
         self._fitted = path if trainer.running == "fit" else self._fitted
         self._written = path.open("ab", buffering=0)
+        self.read_header(self.lines())
 
     def close(self) -> None:
         self._written.close()
@@ -104,6 +128,26 @@ class LineLogger(Logger):
         if not whole:
             raise CheckpointError(f"{self._path} cannot be written: the disk took a part of the line only")
         self.rows, self._unsynced = (self.rows or 0) + 1, True
+
+    def supersede(self, trainer: Any, figures: dict[str, float], step: int) -> dict[str, float]:
+        fit = trainer.running == "fit"
+        if not figures or (fit and (not self._before or trainer.progress.step)):  # in a fit this costs nothing
+            return figures
+        lines, names = self.lines(), set(figures)
+        end = self.header_lines + self._before if fit else len(lines)
+        for index in range(end - 1, self.header_lines - 1, -1):
+            if index not in self._taken and self._is_of(lines[index], step, names):
+                self._taken.add(index)
+                lines[index] = self.render({"step": step} | figures).encode() + b"\n"
+                self.replace(lines)
+                return {}
+        return {} if self.is_past(trainer) else figures
+
+    def _is_of(self, row: bytes, step: int, names: set[str]) -> bool:
+        try:
+            return self.is_of(row.decode().rstrip("\n"), step, names)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return False
 
     def write_hyper_params(self, values: dict[str, Any]) -> None:
         assert self._path is not None
@@ -126,7 +170,7 @@ class LineLogger(Logger):
                 warnings.warn(message, EngineWarning, stacklevel=6)
             rows, self._keep = rows[:keep], None
         elif trainer.running == "fit" and not known:  # the state knows nothing of this logger
-            rows = [row for row in rows if step and self._belongs(row, step)]
+            rows = [row for row in rows if self._belongs(row, step)]
         self.rows = len(rows)
         self.replace(header + rows)
 

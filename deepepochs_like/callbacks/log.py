@@ -73,7 +73,11 @@ class LogCallback(TensorBoard):
     def _write_batch(self, trainer: Any, stage: str, metrics: Mapping[str, Any]) -> None:
         self.batches[stage] += 1
         if self.batches[stage] % (self.every or 1) == 0 and self.ready(trainer):
-            self.write(self._numbers(metrics, stage, "batch"), self.batches[stage])
+            figures = self._numbers(metrics, stage, "batch")
+            if stage == "test":
+                self._write_once(trainer, figures, self.batches[stage])
+            else:
+                self.write(figures, self.batches[stage])
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
         self._write_batch(trainer, "train", metrics)
@@ -95,5 +99,5 @@ class LogCallback(TensorBoard):
 
     def on_after_test_epochs(self, trainer: Any, tasks: Any, metrics: Any) -> None:
         if self.ready(trainer):
-            self.write(self._numbers(metrics, "test"), trainer.progress.epoch)
+            self._write_once(trainer, self._numbers(metrics, "test"), trainer.progress.epoch)
             self.flush()

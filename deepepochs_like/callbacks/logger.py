@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint import CheckpointStore
 from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, RunLockedError
 from ..lock import FolderLock
 from ..readout import read_out
@@ -18,6 +19,9 @@ from .base import Callback
 
 #: Figures with more elements than this are left out.
 MOST_ELEMENTS = 100
+
+#: Names that a row has for itself, and ``trainer.log`` refuses.
+RESERVED = ("step", "epoch")
 
 
 class Logger(Callback):
@@ -32,7 +36,7 @@ class Logger(Callback):
 
     `step` is the number of updates of the weights. Learning rates are those of the next update; a scheduler that runs
     by epochs comes after. A figure with up to 100 elements is written by element, ``'val/f1.0'``; larger ones are left
-    out, with a warning. Only the main process writes.
+    out, with a warning. Only the main process writes. ``'step'`` and ``'epoch'`` are no names for figures of one's own.
 
     It is opened when the first epoch of a fit begins, behind whatever a resumed run restores, or at a test; and closed
     when the run is over. What must survive a restart goes into `state_dict`. Set ``keeps_files = True`` if it writes
@@ -100,6 +104,10 @@ class Logger(Callback):
         Called whenever a fit opens it, so also when a run is resumed.
         """
 
+    def supersede(self, trainer: Any, figures: dict[str, float], step: int) -> dict[str, float]:
+        """Replace a test's or a log's figures where the step has them already; return those that are to be written."""
+        return figures
+
     def flush(self) -> None:
         """See to it that others can read what was written; called after every epoch."""
 
@@ -126,10 +134,18 @@ class Logger(Callback):
         """Write what ``trainer.log`` was called with.
 
         Raises:
+            ArgumentError: one of them has the name of what every row has, ``'step'`` or ``'epoch'``.
             ArgumentTypeError: one of them is no number.
         """
+        for name, value in figures.items():
+            if " ".join(str(name).split()) in RESERVED:
+                raise ArgumentError(f"log: {name!r} is what a row says of itself, no name for a figure; take another")
+            if value is None or (isinstance(value, (list, tuple)) and any(v is None for v in value)):
+                raise ArgumentTypeError(
+                    f"log: {name!r} is {value!r:.80}: numbers are needed; for no value leave it out"
+                )
         if self.ready(trainer):  # else a resumed run has them already, from when it began
-            self.write(self._numbers(figures), int(step))
+            self._write_once(trainer, self._numbers(figures), int(step))
             if not trainer.running:
                 self._close()
 
@@ -160,11 +176,31 @@ class Logger(Callback):
 
     def on_after_test_epochs(self, trainer: Any, tasks: Any, metrics: Any) -> None:
         if self.ready(trainer):
-            self.write(self._numbers(metrics, "test"), trainer.progress.step)
+            self._write_once(trainer, self._numbers(metrics, "test"), trainer.progress.step)
             self.flush()
 
     def on_cleanup(self, trainer: Any) -> None:
         self._close()
+
+    def _write_once(self, trainer: Any, figures: dict[str, float], step: int) -> None:
+        left = self.supersede(trainer, figures, step)
+        if left or not figures:
+            self.write(left, step)
+
+    def is_past(self, trainer: Any) -> bool:
+        """Whether what a trainer tells before its fit belongs to a run that the fit will go on with from further on."""
+        if trainer.running == "fit" or trainer.progress.step or trainer.resume is False or trainer.resumed:
+            return False
+        folder = trainer.find_run()
+        entries = CheckpointStore(folder.checkpoints).entries() if folder is not None else []
+        if not entries or not entries[0].step:
+            return False
+        self._say(
+            trainer,
+            f"the run goes on from update {entries[0].step}: figures of update 0 that it has not yet "
+            "are not written behind the later ones",
+        )
+        return True
 
     def _close(self) -> None:
         if self.opened:

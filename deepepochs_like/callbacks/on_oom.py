@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..errors import ArgumentError, EngineWarning, add_note, did_you_mean
+from ..data.resume import length_of
+from ..errors import ArgumentError, BatchError, EngineWarning, add_note, did_you_mean
 from ..rng import rng_state, set_rng_state
 from ..tensors import TensorTuple, concat, detached, map_tensors
 from ..types import StateDict
@@ -22,16 +23,19 @@ ANSWERS = ("raise", "skip", "halve")
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 #: How many samples the loss is tried on, before it is trusted to be a mean over samples.
 _SAMPLE = 8
+_SMALLER = "take smaller batches, with Trainer(accumulate=n) if they are to count as one; or answer with OnOOM('halve')"
+#: How many batches may be left out without an update, of data that do not tell how many batches an epoch has.
+_PATIENCE = 1000
 
 
 class OnOOM(Callback):
     """Answer an out-of-memory error in a batch: raise it, leave the batch out, or train it in parts.
 
     ``'raise'`` notes on the error how many samples the batch had and what can be done. ``'skip'`` goes on without the
-    batch, with a warning each time. ``'halve'`` trains the batch in two parts, or in four, eight, ..., as many as it
-    takes, and then makes one update: with the gradient of the whole batch, each part weighing as much as it has
-    samples, also within an accumulation window. The figures, the schedulers and the other callbacks have one batch;
-    hooks of forward and backward passes fire for each part.
+    batch, with one warning per epoch; where no batch of an epoch fits, that is an error. ``'halve'`` trains the batch
+    in two parts, or in four, eight, ..., as many as it takes, and then makes one update: with the gradient of the whole
+    batch, each part weighing as much as it has samples, also within an accumulation window. The figures, the schedulers
+    and the other callbacks have one batch; hooks of forward and backward passes fire for each part.
 
     Where that would not be exact, the error is raised, with a note that says why: a step of one's own, a model that
     looks at the whole batch (BatchNorm in training mode), a loss that is no mean over samples (both are tried on some
@@ -49,6 +53,7 @@ class OnOOM(Callback):
 
     Raises:
         ArgumentError: `answer` is none of the three.
+        BatchError: at the end of an epoch of which every batch was left out.
 
     Example:
         >>> import warnings
@@ -75,13 +80,21 @@ class OnOOM(Callback):
         #: An error that has been explained.
         self._noted: BaseException | None = None
         self._told = (0, 0)
+        #: How many were left out before the stage, and which was the first since that was last said.
+        self._before = 0
+        self._first = ""
 
     def state_dict(self) -> StateDict:
         return {"skipped": self.skipped, "halved": self.halved}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         self.skipped, self.halved = int(state_dict["skipped"]), int(state_dict["halved"])
-        self._told = self.skipped, self.halved
+        self._told, self._before = (self.skipped, self.halved), self.skipped
+
+    def on_before_train_epochs(self, trainer: Any, tasks: Any, epoch_idx: int = 0) -> None:
+        self._before = self.skipped
+
+    on_before_val_epochs = on_before_test_epochs = on_before_train_epochs
 
     def on_before_train_epoch(self, trainer: Any, task: Any) -> None:
         if self.answer == "halve" and not _own_step(trainer, task):
@@ -109,11 +122,13 @@ class OnOOM(Callback):
         if why:
             self._refuse(exception, batch.batch_x, why)
             return None
+        if why := self._in_vain(trainer, batch.task):
+            self._refuse(exception, batch.batch_x, why)
+            return None
         self.skipped += 1
-        left_out = "is missing from the figures, but was trained" if trainer.progress.updated else "is left out"
-        of = _of(batch.batch_x)
-        message = f"out of memory: batch {batch.batch_idx} (counted from 0){of} {left_out}; {self.skipped} so far"
-        warnings.warn(message, EngineWarning, stacklevel=2)
+        left_out = " (trained, but missing from the figures)" if trainer.progress.updated else ""
+        which = f"batch {batch.batch_idx} (counted from 0) of stage {batch.task.stage!r}"
+        self._first = self._first or f"{which}{_of(batch.batch_x)}{left_out}"
         return "skip_batch"
 
     def _refuse(self, error: BaseException, batch_x: Any, why: str) -> None:
@@ -156,14 +171,51 @@ class OnOOM(Callback):
             parts *= 2
         self.halved += 1
 
+    def _in_vain(self, trainer: Any, task: Any) -> str:
+        """Why it makes no sense to leave out still more; an epoch that has no end would never end otherwise."""
+        skipped, most = self.skipped - self._before, length_of(task.dataloader) or _PATIENCE
+        if task.stage != "train" or skipped < most or trainer.progress.step > trainer.progress.began:
+            return ""
+        return f"the {skipped} before it were left out already, without a single update; {_SMALLER}"
+
+    def on_after_train_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int = 0) -> None:
+        if self.skipped > self._before and not self._any_fitted(trainer, tasks, metrics):
+            what = f"epoch {epoch_idx + 1}" if trainer.running == "fit" else f"the {trainer.running}"
+            raise BatchError(
+                f"OnOOM('skip'): memory ran out in every batch of stage {tasks[0].stage!r} in {what}, so that nothing "
+                f"was done; the first was {self._first or 'left out before'}: {_SMALLER}"
+            )
+        if trainer.running != "fit":
+            self._tell(f"the {trainer.running}")
+
+    on_after_val_epochs = on_after_test_epochs = on_after_train_epochs
+
+    def _any_fitted(self, trainer: Any, tasks: Any, metrics: Any) -> bool:
+        if tasks[0].stage == "train":
+            return bool(len(metrics)) or trainer.progress.step > trainer.progress.began
+        lengths = [length_of(task.dataloader) for task in tasks]
+        known = sum(length for length in lengths if length is not None)  # 0 where no loader tells
+        return bool(len(metrics)) or self.skipped - self._before < known
+
     def on_after_epoch(
         self, trainer: Any, train_tasks: Any, val_tasks: Any, train_metrics: Any, val_metrics: Any, epoch_idx: int
     ) -> None:
-        skipped, halved = self.skipped - self._told[0], self.halved - self._told[1]
-        self._told = self.skipped, self.halved
-        if trainer.verbose and (skipped or halved):
-            said = [f"{n} {words}" for n, words in ((skipped, "left out"), (halved, "trained in parts")) if n]
-            trainer.print(f"epoch {epoch_idx + 1}: batches for which memory ran out: {', '.join(said)}")
+        halved = self.halved - self._told[1]
+        self._tell(f"epoch {epoch_idx + 1}")
+        if trainer.verbose and halved:
+            trainer.print(f"epoch {epoch_idx + 1}: batches for which memory ran out: {halved} trained in parts")
+
+    def on_after_fit(self, trainer: Any) -> None:
+        self._tell(f"epoch {trainer.progress.epoch + 1}")  # of one that was stopped
+
+    def _tell(self, what: str) -> None:
+        """Say how many batches were left out since that was last said."""
+        skipped, first = self.skipped - self._told[0], self._first
+        self._told, self._first = (self.skipped, self.halved), ""
+        if skipped:
+            left_out = "1 batch was" if skipped == 1 else f"{skipped:,} batches were"
+            message = f"out of memory: {left_out} left out in {what}, {self.skipped:,} so far; the first was {first}"
+            warnings.warn(message, EngineWarning, stacklevel=3)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from ..display.words import Words
-from ..errors import ArgumentError, ArgumentTypeError, refuse_unknown
+from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, refuse_unknown
 from .base import Callback
 
 _WORDS = Words(encoding="ascii")
@@ -91,6 +92,11 @@ class Profile(Callback):
     def on_after_fit(self, trainer: Any) -> None:
         if self._profiler is not None:
             self._end(trainer)
+        first, done = self.steps[0], trainer.progress.step
+        # What was stopped may be gone on with, and come there.
+        if self.trace is None and done <= first and trainer.main_process and not trainer.stopping:
+            message = f"Profile{self.steps} traced nothing: it begins with update {first}, counted from 0, and the fit "
+            warnings.warn(f"{message}ended behind {done} of them; give lower steps=", EngineWarning, stacklevel=2)
 
     def on_cleanup(self, trainer: Any) -> None:
         profiler, self._profiler = self._profiler, None

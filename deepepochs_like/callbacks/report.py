@@ -22,6 +22,7 @@ from ..pictures import STAGES, Curves, curves_of, rate_names, sample_parts
 from ..types import StateDict
 from ..utils import page
 from ..utils.svg import escaped, line_svg
+from .asked import max_steps_of
 from .base import Callback
 
 #: Lines of the table, and curves, beyond which a page gets too long to read.
@@ -100,6 +101,8 @@ class Report(Callback):
         self._began: float | None = None
         self._about, self._state, self._why = "", "running", ""
         self._due = False
+        #: What the fit was asked for, by the argument's name.
+        self._asked: dict[str, str] = {}
 
     def state_key(self) -> str:
         return f"{type(self).__name__}({self.filename})"
@@ -120,6 +123,8 @@ class Report(Callback):
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
         self.path = trainer.run_folder.path / self.filename
         self.seconds, self._began = self._elapsed(), time.monotonic()
+        steps = max_steps_of(trainer)
+        self._asked = {"epochs asked for": f"{epochs:,}"} if steps is None else {"max_steps": f"{steps:,}"}
         self._about = describe_run(trainer, Words())
         self._state, self._why, self._due = "running", "", True
 
@@ -250,7 +255,7 @@ class Report(Callback):
         return "".join(parts)
 
     def _configuration(self, trainer: Any, told: Told) -> str:
-        pairs = {**_training(trainer), **_flat("hyper_params", trainer.hyper_params or {})}
+        pairs = {**_training(trainer, self._asked), **_flat("hyper_params", trainer.hyper_params or {})}
         models = "\n".join(repr(handle.model) for handle in trainer.models.values())
         model = page.folded("the model's layers", page.preformatted(scrubbed(models)))
         return page.pairs({name: scrubbed(value) for name, value in pairs.items()}) + model
@@ -342,13 +347,13 @@ def _matrices(trainer: Any) -> list[tuple[str, np.ndarray[Any, Any], Any]]:
     return [one for one in arrays if one[1].ndim == 2 and one[1].shape[0] == one[1].shape[1] > 1]
 
 
-def _training(trainer: Any) -> dict[str, str]:
+def _training(trainer: Any, asked: Mapping[str, str]) -> dict[str, str]:
     """What a run was made of, by name."""
     pairs = {
         "model": ", ".join(type(handle.model).__name__ for handle in trainer.models.values()),
         "loss": _name(trainer.loss.function) if trainer.loss.function is not None else "the model's own",
         "metrics": ", ".join(_name(metric) for metric in trainer.metrics),
-        "epochs asked for": str(trainer.epochs),
+        **asked,
     }
     for name, optimizer in trainer.opt.items():
         label = "optimizer" if len(trainer.opt) == 1 else f"optimizer {name}"

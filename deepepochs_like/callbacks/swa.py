@@ -14,6 +14,7 @@ from ..data import BatchSource, samplers
 from ..errors import ArgumentError
 from ..rng import rng_state, set_rng_state
 from ..tensors import TensorDict
+from .asked import warn_beyond
 from .averaging import Averaging
 
 
@@ -22,8 +23,8 @@ class SWA(Averaging):
 
     Stochastic weight averaging (Izmailov et al., 2018, arXiv:1803.05407; torch's `AveragedModel`). Where a model has
     BatchNorm, its statistics are those of the averaged weights, from a pass over the training data after every epoch
-    that is averaged; the pass draws nothing that training would have drawn. Give the learning rate a schedule that
-    stays up at the end, such as ``cosine(75) >> constant(25)``.
+    that is averaged; what the pass draws from the global generators and the loader's is drawn again by training. Give
+    the learning rate a schedule that stays up at the end, such as ``cosine(75) >> constant(25)``.
 
     Args:
         start: the first epoch that is averaged, counted from 0.
@@ -52,6 +53,11 @@ class SWA(Averaging):
 
     def averaged(self, module: nn.Module) -> AveragedModel:
         return AveragedModel(module)
+
+    def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        super().on_before_fit(trainer, epochs)
+        what = f"SWA(start={self.start})"
+        warn_beyond(trainer, epochs, what, self.start, "evaluation sees the weights in training. Give a lower start=")
 
     def on_after_train_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int) -> None:
         if epoch_idx < self.start or (epoch_idx - self.start) % self.every:

@@ -10,7 +10,16 @@ from typing import Any, NoReturn
 from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, refuse_unknown
 from ..types import StateDict
 from .board_server import BoardServer
-from .event_files import cut_off, event_files, last_step, make_room, sizes_of
+from .event_files import (
+    cut_off,
+    event_files,
+    keep_beginning,
+    last_step,
+    make_room,
+    put_value,
+    scalar_places,
+    sizes_of,
+)
 from .logger import Logger, begins_anew, folder_of, set_aside
 from .model_graph import write_graph
 
@@ -24,7 +33,11 @@ class TensorBoard(Logger):
     ``trainer.writer``, is the `SummaryWriter`: for `add_image`, `add_text`, `add_figure` and all else that it can.
 
     A resumed run continues the curves without overlap or gap: what was written behind the checkpoint that it goes on
-    from is cut off.
+    from is cut off. What a trainer writes before its first fit, to a folder that it has begun itself, stays; a run
+    that comes to no checkpoint and begins again keeps the numbers of x = 0. A number of a test or of ``trainer.log``
+    takes the place of that of the same tag and x: outside a fit any such one; in a fit that begins at update 0 one from
+    before it, once. A trainer that is to go on with a run, but stands at update 0 as its fit is still to come, writes
+    only in the place of what is there already, where the run has a checkpoint of a later update.
 
     Args:
         every: also write a batch's figures after every so many updates.
@@ -73,6 +86,10 @@ class TensorBoard(Logger):
         self.writer: Any = None
         self._folder: Path | None = None
         self._fitted: Path | None = None  # where the last fit has written
+        self._begun: Path | None = None  # what was begun outside a fit
+        self._unknown = False  # ... behind a state that was loaded, which does not know of it
+        self._there: dict[tuple[str, int], tuple[Path, int]] = {}  # what can be replaced
+        self._fresh: tuple[Path, int] | None = None  # a file begun outside a fit, and its size with nothing in it
         self._keep: list[int] | None = None
         self._done: list[str] = []  # what is written once in a run
         self._rated = -1  # the step of the last learning rates
@@ -98,23 +115,32 @@ class TensorBoard(Logger):
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder = folder_of(self, trainer) / self.folder
-        purge = self._cut(trainer, folder) if trainer.running == "fit" else None
+        fit = trainer.running == "fit"
+        if not fit and not event_files(folder):
+            self._begun, self._unknown = folder, trainer.progress.step > 0
+            self._done, self._rated = [], -1
+        elif fit and self._unknown and self._begun == folder:
+            self._keep, self._unknown, self._done = None, False, []
+        first = not trainer.progress.step and self._keep is None and self._fitted != folder
+        purge = self._cut(trainer, folder) if fit else None
         make_room(folder)
+        self._there = scalar_places(folder) if first or not fit else {}
         self.writer = SummaryWriter(str(folder), purge_step=purge)
+        self._fresh = None if fit else _begun_file(self.writer, folder)
         if self.log_graph and self.example_input is not None and trainer.running == "fit":
             self._write_graph(trainer, self.example_input)
 
     def _cut(self, trainer: Any, folder: Path) -> int | None:
         """Cut off what a fit does not go on from; return from which step on it is void for who has read it already."""
         step, former, self._fitted = trainer.progress.step, self._fitted, folder
-        if self._keep is None and former == folder:
+        if self._keep is None and folder in (former, self._begun):
             return None
         if self._keep is None:
             self.begin()
             if event_files(folder) and begins_anew(trainer):
                 set_aside(self, folder)
             elif not step:  # a run that came to no checkpoint begins again
-                self._keep = []
+                keep_beginning(folder, step)
         if self._keep is not None:
             short, self._keep = cut_off(folder, self._keep), None
             if short:
@@ -133,6 +159,14 @@ class TensorBoard(Logger):
         for name, value in figures.items():
             if name != "epoch":  # a straight line
                 self.writer.add_scalar(name, value, step)
+
+    def supersede(self, trainer: Any, figures: dict[str, float], step: int) -> dict[str, float]:
+        left = dict(figures)
+        for name, value in figures.items():
+            if self._there and (place := self._there.pop((name, step), None)) is not None:
+                put_value(*place, value)
+                del left[name]
+        return {} if not left or self.is_past(trainer) else left
 
     def rates(self, trainer: Any) -> dict[str, float]:
         if trainer.progress.step == self._rated:  # an epoch's come with its last batch's, and a step is to occur once
@@ -180,6 +214,9 @@ class TensorBoard(Logger):
     def close(self) -> None:
         writer, self.writer = self.writer, None
         writer.close()
+        if self._fresh is not None and self._fresh[0].exists() and self._fresh[0].stat().st_size == self._fresh[1]:
+            self._fresh[0].unlink()  # all that there was to write has taken the place of something
+        self._fresh = None
 
     def run_tensorboard(self, port: int = 0) -> BoardServer:
         """Serve the page: ``with callback.run_tensorboard() as board: print(board.url)``.
@@ -198,6 +235,12 @@ class TensorBoard(Logger):
         if folder is None:
             raise ArgumentError("run_tensorboard: nothing has been written yet that could be shown; run fit before")
         return BoardServer(folder, port)
+
+
+def _begun_file(writer: Any, folder: Path) -> tuple[Path, int] | None:
+    writer.flush()
+    files = event_files(folder)
+    return (files[-1], files[-1].stat().st_size) if files else None
 
 
 def scalars(folder: str | os.PathLike[str]) -> dict[str, dict[int, float]]:

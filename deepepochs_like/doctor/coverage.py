@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shapes import class_dim
 from ..tensors import map_tensors
 from .case import CannotTell, Case, Found
 from .looking import tensors_in
-from .losses import class_dim
 from .trial import Pass, Trial
 
 #: How large outputs are drawn, as losses with a margin look at the small ones or at the large ones only.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..shapes import class_dim
 from ..tensors import map_tensors
 from .case import Case, Found
 from .looking import tensors_in
@@ -86,18 +87,6 @@ def _value(trial: Trial, out: Any, y: Any) -> float | None:
 
 def _close(one: Any, other: Any) -> bool:
     return bool(abs(one - other) <= 1e-3 * max(abs(one), abs(other), 1e-3))
-
-
-def class_dim(out: Tensor, y: Tensor) -> int | None:
-    """The dimension of an output that has a score for each class, beside targets that are class indices."""
-    if y.is_floating_point() or y.is_complex() or out.ndim < 1:
-        return None
-    if out.ndim == y.ndim + 1 and out.shape[:1] + out.shape[2:] == y.shape:
-        return 1
-    if out.ndim == y.ndim + 1 and out.shape[:-1] == y.shape:
-        return -1
-    flat = out.ndim == 2 and y.ndim == 1
-    return 1 if flat and out.shape[0] == y.shape[0] else None
 
 
 def no_gradient(case: Case) -> Iterator[Found]:

@@ -61,6 +61,9 @@ def scheduler_unit(case: Case) -> Iterator[Found]:
         if shape is None:
             continue
         epochs, per_epoch = case.epochs, case.steps_per_epoch
+        if per_epoch is None and case.max_steps is not None and optimizer.sched_on == "step":
+            yield from _on_a_stream(which, case, shape, case.max_steps)
+            continue
         if case.max_steps is not None and per_epoch:
             epochs = -(-case.max_steps // per_epoch)
         if epochs is None or per_epoch is None:
@@ -146,6 +149,23 @@ def _too_fast(shape: Shape, epochs: int, steps: int, per_epoch: int) -> str:
     return ""
 
 
+def _on_a_stream(which: str, case: Case, shape: Shape, steps: int) -> Iterator[Found]:
+    """A schedule that is over long before the run is, of which no more is known than its number of updates."""
+    scheduler, wrong = case.trainer.opt[which].scheduler, ""
+    again = isinstance(scheduler, (torch_schedules.CyclicLR, torch_schedules.CosineAnnealingWarmRestarts))
+    short = {"anneal": 3, "drop": 10}.get(shape.kind)
+    if short is not None and shape.length * short <= steps and not again:
+        wrong = f"It is through after {shape.length:g} of {steps} updates."
+    elif shape.kind == "decay" and shape.factor is not None and shape.factor(steps) < 1e-8:
+        wrong = f"The learning rate is a {shape.factor(steps):.0e} of itself at the end."
+    if wrong:
+        message = f"{type(scheduler).__name__} of optimizer {which!r} is stepped by steps, with {shape.words}. {wrong}"
+        fix = f"Give {shape.words.partition('=')[0]} in updates, of which there are {steps}."
+        yield "warning", message, fix, {"length": shape.length, "steps": steps, "sched_on": "step"}
+    elif case.trainer.accumulate > 1 and shape.kind == "anneal":
+        yield from _in_batches(which, case, shape, steps)
+
+
 def _in_batches(which: str, case: Case, shape: Shape, steps: int) -> Iterator[Found]:
     """A schedule made for as many batches as there are, while several make an update."""
     window = case.trainer.accumulate
@@ -163,10 +183,12 @@ def scheduler_length(case: Case) -> Iterator[Found]:
         scheduler = optimizer.scheduler
         if not isinstance(scheduler, torch_schedules.OneCycleLR):
             continue
-        if case.epochs is None or (optimizer.sched_on == "step" and case.steps_per_epoch is None):
+        by_step = optimizer.sched_on == "step"
+        calls = case.max_steps if by_step else case.epochs
+        if calls is None and case.epochs is not None and case.steps_per_epoch is not None:
+            calls = case.epochs * case.steps_per_epoch
+        if calls is None:
             raise CannotTell("the number of epochs, or of batches, is not known: pass epochs=, as to fit")
-        calls = case.max_steps or (case.epochs * (case.steps_per_epoch or 0))
-        calls = calls if optimizer.sched_on == "step" else case.epochs
         if scheduler.total_steps < calls:
             message = (
                 f"OneCycleLR of optimizer {which!r} is made for {scheduler.total_steps} steps and will be stepped "

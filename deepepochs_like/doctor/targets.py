@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shapes import class_dim
 from .case import Case, Found
 from .coverage import gradient
-from .losses import class_dim, kind_of, known_kind, unwrapped
+from .losses import kind_of, known_kind, unwrapped
 from .trial import Pass, Trial
 
 _IGNORED = -100

@@ -304,3 +304,10 @@ def test_of_two_optimizers_the_one_that_overflowed_averages_nothing() -> None:
     it.fit(train_tasks=Two(data()))
     state = ema.state_dict()
     assert (int(state["body"]["n_averaged"]), int(state["head"]["n_averaged"])) == (5, 0)
+
+
+def test_an_average_that_never_begins_is_said() -> None:
+    with pytest.warns(EngineWarning, match=r"SWA\(start=3\) does nothing in this fit.*the last one is 2"):
+        trainer(net(), SWA(start=3)).fit(data())
+    trainer(net(), SWA(start=2)).fit(data())
+    trainer(net(), SWA(start=9)).fit(data(), max_steps=2)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler as schedules
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset, random_split
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset, random_split
 
 from deepepochs_like import Callback, Diagnosis, EarlyStopping, EpochTask, Finding, GradClip, Optimizer, Trainer, rename
 from deepepochs_like.doctor import CHECKS
@@ -737,6 +737,35 @@ def test_without_a_number_of_epochs_no_schedule_is_judged() -> None:
     assert trainer.check(a_loader(), epochs=10).names == ["scheduler_unit"]
     assert trainer.check(a_loader(), epochs=60).names == []
     assert trainer.check(a_loader(), max_steps=60).names == ["scheduler_unit"]
+
+
+class AStream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        while True:
+            yield torch.randn(4), int(torch.randint(3, ()))
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda opt: schedules.CosineAnnealingLR(opt, 1000), []),
+        (lambda opt: schedules.CosineAnnealingLR(opt, 20), ["scheduler_unit"]),
+        (lambda opt: schedules.CosineAnnealingWarmRestarts(opt, 20), []),
+        (lambda opt: schedules.ExponentialLR(opt, 0.95), ["scheduler_unit"]),
+        (lambda opt: schedules.ExponentialLR(opt, 0.999), []),
+        (lambda opt: schedules.MultiStepLR(opt, [10, 20]), ["scheduler_unit"]),
+        (lambda opt: schedules.LinearLR(opt, 0.1, total_iters=20), []),
+        (lambda opt: schedules.OneCycleLR(opt, 0.1, 1000), []),
+        (lambda opt: schedules.OneCycleLR(opt, 0.1, 900), ["scheduler_length"]),
+    ],
+)
+def test_on_a_stream_a_schedule_by_steps_is_judged_by_max_steps(make: Any, names: list[str]) -> None:
+    net = a_net()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    trainer = Trainer(net, nn.CrossEntropyLoss(), Optimizer(opt, make(opt), sched_on="step"), verbose=0)
+    found = trainer.check(DataLoader(AStream(), 20), max_steps=1000)
+    assert found.names == names
+    assert not {"scheduler_unit", "scheduler_length"} & set(found.left_out)
 
 
 def test_a_step_that_fails_is_said() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepepochs_like import Callback, EngineError, FineTune, Trainer, freeze, unfreeze
-from deepepochs_like.errors import ArgumentError, ArgumentTypeError
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineWarning
 from support.digits import loader, same, weights
 
 
@@ -140,6 +140,12 @@ def test_parts_are_trained_from_their_epoch_on() -> None:
     watch = Watch()
     trainer({0: "head", 1: "body", 2: "*"}, watch).fit(loader(), loader(200, 300))
     assert watch.moved == [{"head"}, {"head", "body"}, {"head", "body", "stem"}]
+
+
+def test_an_epoch_beyond_the_fit_is_said() -> None:
+    with pytest.warns(EngineWarning, match=r"schedule for body, \* does nothing in this fit: it begins with epoch 3"):
+        trainer({0: "head", 3: "body", 5: "*"}).fit(loader())
+    trainer({0: "head", 3: "body"}).fit(loader(), max_steps=2)
 
 
 def test_what_is_not_named_is_never_trained() -> None:

@@ -36,7 +36,7 @@ from deepepochs_like import (
 )
 from deepepochs_like.callbacks.on_oom import is_out_of_memory
 from deepepochs_like.callbacks.resources import gpu_memory, memory
-from deepepochs_like.errors import ArgumentError, NonFiniteLossError
+from deepepochs_like.errors import ArgumentError, BatchError, NonFiniteLossError
 from deepepochs_like.metrics import accuracy
 from support.digits import digits, loader, mlp, same, weights
 
@@ -522,13 +522,53 @@ def test_skipping_leaves_out_and_says_so() -> None:
     batches = [(x[:8], y[:8]), (x[8:40], y[8:40]), (x[40:48], y[40:48])]
     run = trainer(tight(16), OnOOM("skip"), epochs=1)
     oom = run.callbacks[0]
-    with pytest.warns(EngineWarning, match=r"batch 1 \(counted from 0\) of 32 samples is left out; 1 so far"):
+    with pytest.warns(EngineWarning, match=r"1 batch was left out in epoch 1, .* was batch 1 .* of 32 samples"):
         run.fit(batches)
     without = trainer(tight(10**9), epochs=1)
     without.fit([batches[0], batches[2]])
     assert same(weights(run.model.model), weights(without.model.model))
     assert (oom.skipped, oom.halved) == (1, 0)
     assert oom.state_dict() == {"skipped": 1, "halved": 0}
+
+
+def test_it_is_said_once_an_epoch_how_many_were_skipped() -> None:
+    x, y = digits(120, torch.float64)
+    sizes = [8, 32, 32, 32, 16]
+    batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    run = trainer(tight(16), OnOOM("skip"), epochs=2)
+    with pytest.warns(EngineWarning) as caught:
+        run.fit(batches)
+    said = [str(one.message) for one in caught]
+    assert len(said) == 2
+    assert "3 batches were left out in epoch 1, 3 so far; the first was batch 1" in said[0]
+    assert "3 batches were left out in epoch 2, 6 so far" in said[1]
+
+
+def endless(size: int = 32) -> Any:
+    while True:
+        yield from double_loader(64, size)
+
+
+@pytest.mark.parametrize("data", [double_loader, lambda: iter(double_loader())], ids=["list", "iterator"])
+def test_an_epoch_of_which_no_batch_fits_is_an_error(data: Any) -> None:
+    with pytest.raises(BatchError, match=r"every batch of stage 'train' in epoch 1.*take smaller batches"):
+        trainer(tight(4), OnOOM("skip"), epochs=2).fit(data())
+
+
+@pytest.mark.parametrize("data", [double_loader, endless])
+def test_updates_that_never_come_are_not_waited_for(data: Any) -> None:
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        trainer(tight(4), OnOOM("skip")).fit(data(), max_steps=5, val_every_steps=3)
+    assert "without a single update; take smaller batches" in notes(raised.value)
+
+
+def test_an_evaluation_of_which_no_batch_fits_is_an_error() -> None:
+    class Never(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(BatchError, match="every batch of stage 'test' in the test"):
+        trainer(nn.Sequential(nn.Linear(64, 10), Never()), OnOOM("skip")).test(loader(0, 40))
 
 
 def test_it_is_said_at_the_end_of_the_epoch() -> None:
@@ -627,7 +667,7 @@ def test_evaluation_can_be_skipped_and_not_halved() -> None:
         run.test(loader())
     assert "stage 'test', which is not trained on" in notes(raised.value)
     run = trainer(model, OnOOM("skip"))
-    with pytest.warns(EngineWarning, match="is left out"):
+    with pytest.warns(EngineWarning, match="1 batch was left out in the test"):
         figures = run.test(loader(0, 40))
     assert figures["loss"] == pytest.approx(run.test(loader(32, 40))["loss"])
 

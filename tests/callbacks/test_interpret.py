@@ -212,6 +212,29 @@ def test_samples_of_different_sizes_are_padded() -> None:
     assert rows[2]["input"][0].tolist() == [3.0, 3.0, 3.0, 0.0]
 
 
+def test_scores_in_the_last_dimension_are_classes_too() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randint(7, (6, 3)), torch.randint(7, (6, 3))
+    keep = Interpret(lambda out, y: F.cross_entropy(out.movedim(-1, 1), y, reduction="none").mean(1), 2, stages="test")
+    model = nn.Embedding(7, 7)
+    build(keep, model=model, loss=lambda out, y: F.cross_entropy(out.movedim(-1, 1), y)).test([(x, y)])
+    labels = model(x).argmax(-1)
+    for sample in keep.samples():
+        assert torch.equal(sample["prediction"], labels[sample["number"]])
+    want = torch.zeros(7, 7, dtype=torch.long)
+    want.index_put_((y.flatten(), labels.flatten()), torch.tensor(1), accumulate=True)
+    assert torch.equal(torch.as_tensor(keep.confusion()), want)
+
+
+def test_of_very_many_classes_no_matrix_is_made_unasked() -> None:
+    x, y = torch.rand(2, 2001), torch.tensor([0, 2000])
+    keep = Interpret(per_sample, 1, stages="test")
+    build(keep, model=nn.Sequential(nn.Identity(), nn.Hardtanh()), opt=None, loss=F.cross_entropy).test([(x, y)])
+    assert keep.confusion() is None
+    assert isinstance(keep.samples()[0]["prediction"], int)
+    assert "2,000" in keep.confusion_table()
+
+
 def test_regression_keeps_the_outputs() -> None:
     model = nn.Linear(2, 3)
     x, y = torch.randn(8, 2), torch.randn(8, 3)

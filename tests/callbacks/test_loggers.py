@@ -33,6 +33,7 @@ from deepepochs_like.lock import FolderLock
 from support.logged import (
     PER_EPOCH,
     KillAt,
+    Killed,
     KillInEpochEnd,
     build,
     fit,
@@ -207,7 +208,7 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     assert lines.state_dict() == {"rows": None}
 
 
-@pytest.mark.parametrize("figures", [{"a": "much"}, {"a": None, "b": "x"}, {"a": {"b": 1}}])
+@pytest.mark.parametrize("figures", [{"a": "much"}, {"b": "x"}, {"a": {"b": 1}}, {"a": [None]}])
 def test_what_is_no_number_is_refused(tmp_path: Path, figures: Any) -> None:
     trainer = fit(tmp_path, Notes(), epochs=1)
     with pytest.raises(ArgumentTypeError, match="numbers are needed"):
@@ -618,3 +619,127 @@ def test_a_test_of_another_runs_name_does_not_make_it_this_run(tmp_path: Path, m
     trainer.test(val_dl())
     with pytest.warns(EngineWarning, match="of another run"):
         trainer.fit(train_dl(), val_dl())
+
+
+# --------------------------------------------------------------------------------- what is logged outside of a fit
+
+
+def before_and_after(folder: Path, *kills: Any, log: bool = True, test: bool = True, **options: Any) -> Any:
+    """A script that tests before and behind its fit, as one runs it again and again."""
+    trainer = build(folder, JSONLLogger(), CSVLogger(), TensorBoard(), *kills, epochs=2, **options)
+    if test:
+        trainer.test(val_dl())
+    if log:
+        trainer.log({"parameters": 1210})
+    trainer.fit(train_dl(), val_dl())
+    trainer.test(val_dl())
+    return trainer
+
+
+def steps_in(folder: Path) -> Any:
+    """The steps of each file: of the rows, and of two curves."""
+    found = [[row["step"] for row in rows(folder / "metrics.jsonl")]]
+    found += [[int(row["step"]) for row in table(folder / "metrics.csv")]]
+    return (*found, *points(folder / "tensorboard", "loss/test", "parameters"))
+
+
+def points(folder: Path, *tags: str) -> list[list[int]]:
+    """The steps of curves as they lie in the files, repeated ones too."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    read = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    read.Reload()
+    return [[e.step for e in read.Scalars(tag)] if tag in read.Tags()["scalars"] else [] for tag in tags]
+
+
+WHOLE = ([0, 0, 5, 10, 10], [0, 0, 5, 10, 10], [0, 10], [0])
+
+
+@pytest.mark.parametrize("resume", [False, "auto"])
+def test_what_a_trainer_tells_before_its_fit_is_of_the_same_run(tmp_path: Path, resume: Any) -> None:
+    before_and_after(tmp_path, resume=resume)
+    assert steps_in(tmp_path / "a") == WHOLE
+    assert not list((tmp_path / "a").glob("*-1*"))
+
+
+def test_a_script_that_is_run_again_when_it_is_done_repeats_nothing(tmp_path: Path) -> None:
+    before_and_after(tmp_path, Checkpoint(), resume="auto")
+    files = {name: (tmp_path / "a" / name).read_bytes() for name in ("metrics.jsonl", "metrics.csv")}
+    events = len(list((tmp_path / "a" / "tensorboard").iterdir()))
+    for _ in range(2):
+        before_and_after(tmp_path, Checkpoint(), resume="auto")
+    assert {name: (tmp_path / "a" / name).read_bytes() for name in files} == files
+    assert steps_in(tmp_path / "a") == WHOLE
+    assert len(list((tmp_path / "a" / "tensorboard").iterdir())) == events
+
+
+@pytest.mark.parametrize("batch", [3, 8], ids=["before the first checkpoint", "behind it"])
+def test_a_killed_script_has_what_it_told_before_its_fit_once(tmp_path: Path, batch: int) -> None:
+    with pytest.raises(Killed):
+        before_and_after(tmp_path, Checkpoint(), KillAt(batch), resume="auto")
+    before_and_after(tmp_path, Checkpoint(), resume="auto")
+    assert steps_in(tmp_path / "a") == WHOLE
+    before_and_after(tmp_path, Checkpoint(), running_id="whole", resume="auto")
+    assert rows(tmp_path / "a" / "metrics.jsonl") == rows(tmp_path / "whole" / "metrics.jsonl")
+
+
+def test_what_is_told_at_update_0_of_a_run_that_is_begun_anew_replaces_what_was(tmp_path: Path) -> None:
+    class First(Callback):
+        def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+            trainer.log({"own/index": epoch_idx})
+
+    with pytest.raises(Killed):
+        fit(tmp_path, Checkpoint(), *every_logger(), First(), KillAt(2), epochs=2, resume="auto")
+    for name in ("a", "whole"):
+        fit(tmp_path, Checkpoint(), *every_logger(), First(), epochs=2, resume="auto", running_id=name)
+    for file in ("metrics.jsonl", "metrics.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert points(tmp_path / "a" / "tensorboard", "own/index") == [[0, 5]]
+
+
+def test_figures_of_update_0_are_not_written_behind_those_of_a_run_that_is_to_be_resumed(tmp_path: Path) -> None:
+    before_and_after(tmp_path, Checkpoint(), resume="auto", log=False, test=False)
+    with pytest.warns(EngineWarning, match="goes on from update 10: figures of update 0 .* are not written"):
+        before_and_after(tmp_path, Checkpoint(), resume="auto")
+    assert steps_in(tmp_path / "a") == ([5, 10, 10], [5, 10, 10], [10], [])
+
+
+def test_a_figure_that_is_told_again_replaces_the_one_of_its_step(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, JSONLLogger(), CSVLogger(), TensorBoard(), epochs=1)
+    for value in (1.0, 2.0):
+        trainer.log({"note": value})
+        trainer.log({"note": value}, step=3)
+    trainer.log({"note": 5.0, "other": 1.0})  # other figures are another row
+    assert [(r["step"], r["note"]) for r in rows(tmp_path / "a" / "metrics.jsonl")[1:]] == [(5, 2), (3, 2), (5, 5)]
+    assert [(r["step"], r["note"]) for r in table(tmp_path / "a" / "metrics.csv")[1:]] == [
+        ("5", "2.0"),
+        ("3", "2.0"),
+        ("5", "5.0"),
+    ]
+    assert scalars(tmp_path / "a" / "tensorboard")["note"] == {5: 5.0, 3: 2.0}
+    assert points(tmp_path / "a" / "tensorboard", "note") == [[5, 3]]
+
+
+def test_a_branch_keeps_what_it_told_before_its_fit(tmp_path: Path) -> None:
+    fit(tmp_path, Checkpoint(), JSONLLogger(), CSVLogger(), TensorBoard(), epochs=2)
+    trainer = build(tmp_path, JSONLLogger(), CSVLogger(), TensorBoard(), epochs=3, running_id="b")
+    trainer.load_checkpoint(tmp_path / "a")
+    trainer.test(val_dl())
+    for name in ("one", "two"):
+        trainer.log({name: 1})
+    trainer.fit(train_dl(), val_dl())
+    assert steps_in(tmp_path / "b") == ([10, 10, 10, 15], [10, 10, 10, 15], [10], [])
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", " step "])
+def test_names_that_a_row_has_for_itself_are_refused(tmp_path: Path, name: str) -> None:
+    trainer = fit(tmp_path, JSONLLogger(), TensorBoard(), epochs=1)
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    with pytest.raises(ArgumentError, match=f"'{name}' is what a row says of itself"):
+        trainer.log({name: 5})
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
+
+
+def test_none_is_refused_by_its_name(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, Notes(), epochs=1)
+    with pytest.raises(ArgumentTypeError, match="'a' is None: numbers are needed"):
+        trainer.log({"b": 1, "a": None})

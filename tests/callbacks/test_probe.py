@@ -509,6 +509,7 @@ def test_workers_that_are_running_are_not_asked() -> None:
     own._shutdown_workers()  # type: ignore[union-attr]
 
 
+@pytest.mark.filterwarnings("ignore:FineTune.* does nothing in this fit")
 def test_what_is_frozen_and_its_gradients_are_put_back() -> None:
     model = net()
     opt = torch.optim.SGD(model.parameters(), 0.1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepepochs_like import Callback, Trainer
 from deepepochs_like.callbacks.profile import Profile
-from deepepochs_like.errors import ArgumentError, ArgumentTypeError
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineWarning
 from support.digits import loader, mlp, same, weights
 
 F = torch.nn.functional
@@ -73,7 +73,8 @@ def test_a_run_that_ends_before_has_a_shorter_trace(tmp_path: Path) -> None:
 
 def test_a_run_that_never_comes_there_writes_none(tmp_path: Path) -> None:
     profile = Profile(steps=(50, 60), show=False)
-    fit(tmp_path, profile)
+    with pytest.warns(EngineWarning, match=r"Profile\(50, 60\) traced nothing: .* ended behind 10 of them"):
+        fit(tmp_path, profile)
     assert profile.trace is None
     assert list((tmp_path / "a").glob("profile*")) == []
 

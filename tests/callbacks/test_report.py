@@ -196,6 +196,58 @@ def test_it_shows_what_interpret_has_found(tmp_path: Path) -> None:
     assert page.count("img") == 10
 
 
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Embedding(7, 7)
+
+    def forward(self, x: Any) -> Any:
+        return self.scores(x)
+
+
+def test_it_shows_what_was_predicted_for_sequences_and_in_regression(tmp_path: Path) -> None:
+    def tokens(out: Any, y: Any) -> Any:
+        return F.cross_entropy(out.transpose(1, 2), y, reduction="none").mean(1)
+
+    def squares(out: Any, y: Any) -> Any:
+        return (out - y).pow(2).mean(1)
+
+    x = torch.arange(12).reshape(4, 3) % 7
+    model = Tokens()
+    with torch.no_grad():
+        model.scores.weight.copy_(torch.eye(7).roll(1, 1))
+    seen = Interpret(tokens, k=1)
+    loss = lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten())  # noqa: E731
+    options: Any = {"epochs": 1, "verbose": 0, "folder": tmp_path, "device": "cpu"}
+    adam = torch.optim.SGD(model.parameters(), lr=0.0)
+    Trainer(model, loss, adam, callbacks=[Report(), seen], running_id="a", **options).fit([(x, x)], [(x[1:2], x[1:2])])
+    assert seen.samples()[0]["prediction"].tolist() == [4, 5, 6]
+    assert "target 3 4 5 said 4 5 6" in " ".join(read(tmp_path, "a/report.html").text.split())
+    line = nn.Linear(1, 3)
+    with torch.no_grad():
+        line.weight.zero_()
+        line.bias.copy_(torch.tensor([0.5, 2.25, -1.0]))
+    y = torch.tensor([[1.5, 2.0, 3.0]])
+    adam = torch.optim.SGD(line.parameters(), lr=0.0)
+    both = [(torch.ones(1, 1), y)]
+    Trainer(line, F.mse_loss, adam, callbacks=[Report(), Interpret(squares)], running_id="b", **options).fit(both, both)
+    assert "target 1.5 2 3 said 0.5 2.25 -1" in " ".join(read(tmp_path, "b/report.html").text.split())
+
+
+def test_it_says_what_the_last_fit_was_asked_for(tmp_path: Path) -> None:
+    def asked() -> str:
+        return " ".join(read(tmp_path).text.split())
+
+    run = trainer(tmp_path, Report(), epochs=50)
+    run.fit(loader(), epochs=1)
+    assert "epochs asked for 1 " in asked()
+    run.fit(loader(), epochs=2)
+    assert "epochs asked for 3 " in asked()
+    run.fit(loader(), max_steps=4)
+    assert "max_steps 4 " in asked()
+    assert "epochs asked for" not in asked()
+
+
 def test_what_others_cannot_tell_is_left_out_with_a_warning(tmp_path: Path) -> None:
     class Broken(Callback):
         def top_samples(self) -> Any:

@@ -22,12 +22,12 @@ from torch import nn
 
 from deepepochs_like import Callback, Checkpoint, EngineWarning, LogCallback, TensorBoard, Trainer
 from deepepochs_like.callbacks.board_server import BoardServer
-from deepepochs_like.callbacks.event_files import PREFIX, cut_off, event_files, make_room
+from deepepochs_like.callbacks.event_files import PREFIX, cut_off, event_files, make_room, put_value, scalar_places
 from deepepochs_like.callbacks.tensorboard import scalars
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineError
 from deepepochs_like.events import listens
 from support.digits import loader, same, weights
-from support.logged import KillAt, Killed, KillInEpochEnd, fit, killed_and_resumed, train_dl, val_dl
+from support.logged import KillAt, Killed, KillInEpochEnd, build, fit, killed_and_resumed, train_dl, val_dl
 
 LOSSES = ("loss/train", "loss/val", "accuracy/train", "accuracy/val")
 
@@ -338,6 +338,32 @@ def test_cutting_off_takes_what_came_later(tmp_path: Path) -> None:
     assert cut_off(tmp_path, [10, 4]) == []
     assert [path.stat().st_size for path in event_files(tmp_path)] == [10, 4]
     assert cut_off(tmp_path, [11, 4]) == [f"{PREFIX}0"]
+
+
+def test_a_number_is_replaced_in_its_place_and_the_file_keeps_its_size(tmp_path: Path) -> None:
+    fit(tmp_path, TensorBoard(), epochs=2)
+    folder = tmp_path / "a" / "tensorboard"
+    (file,), before, size = event_files(folder), curves(folder), event_files(folder)[0].stat().st_size
+    put_value(*scalar_places(folder)["loss/val", 10], 0.0)
+    assert file.stat().st_size == size
+    assert curves(folder) == before | {"loss/val": [before["loss/val"][0], (10, 0.0)]}
+
+
+def test_tests_before_a_fit_are_in_deepepochs_curves_once_whatever_the_reruns(tmp_path: Path) -> None:
+    def script() -> dict[str, list[int]]:
+        board = LogCallback(str(tmp_path))
+        options: dict[str, Any] = {"resume": "auto", "epochs": 1, "folder": None, "hyper_params": {"lr": 1}}
+        trainer = build(tmp_path, Checkpoint(), board, **options)
+        trainer.test(val_dl())
+        trainer.fit(train_dl(), val_dl())
+        trainer.test(val_dl())
+        return {tag: [step for step, _ in points] for tag, points in curves(tmp_path / "a" / "log").items()}
+
+    first = script()
+    assert first["loss/epoch/test"] == [0, 1]
+    assert first["loss/batch/test"] == [1, 2, 3, 4, 5, 6]
+    assert script() == first
+    assert len(sessions(tmp_path / "a" / "log")) == 2
 
 
 # ---------------------------------------------------------------------------------------------------- the page

@@ -107,6 +107,7 @@ def slope(folder: Path, make: Callable[[], list[Callback]]) -> float:
     return (many - few) / 40
 
 
+@pytest.mark.filterwarnings("ignore:.* does nothing in this fit", "ignore:Profile.* traced nothing")
 def test_a_step_on_which_none_has_anything_to_do_stays_within_the_loops_own_budget(tmp_path: Path) -> None:
     by_hand(3)
     hand = (by_hand(50) - by_hand(10)) / 40
