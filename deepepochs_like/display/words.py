@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 #: A piece of a line, and its role in it, which a terminal may colour it by.
@@ -25,6 +26,7 @@ _HIGHER_WORDS = frozenset(
 )
 
 
+@lru_cache(maxsize=1024)
 def direction(name: str) -> int:
     """Tell from a figure's name whether less of it is better (-1), or more (1); 0 where the name does not say."""
     name = name.lower()
