@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
+from .copies import can_overlap, send
 from .errors import BatchError, UnknownNameError
 
 
@@ -285,6 +286,8 @@ def to_device(value: Any, device: torch.device) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, (torch.Tensor, PackedSequence)):
+        if can_overlap(value, device):
+            return send(value, device)
         return value.to(device, non_blocking=True)  # type: ignore[arg-type]  # PackedSequence hands it on, unannotated
     if isinstance(value, tuple):
         items = [to_device(v, device) for v in value]
@@ -295,7 +298,7 @@ def to_device(value: Any, device: torch.device) -> Any:
         return {k: to_device(v, device) for k, v in value.items()}
     if callable(getattr(value, "to", None)):
         return value.to(device)
-    return map_tensors(value, lambda t: t.to(device, non_blocking=True))
+    return map_tensors(value, lambda t: to_device(t, device))
 
 
 def batch_size(batch_x: Any, batch_y: Any = None, dim: int = 0) -> int:

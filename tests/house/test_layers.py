@@ -25,6 +25,7 @@ LAYERS = {
     "rng": 1,
     "snapshot": 1,
     "bare": 1,
+    "copies": 1,
     "tensors": 1,
     "batch": 1,
     "split": 1,
