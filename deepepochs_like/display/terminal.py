@@ -80,7 +80,7 @@ class Terminal(Display):
 
     INTERVAL = 0.15
     #: About one part in so many of a run's time goes into refreshing: what costs more is done more rarely ...
-    SHARE = 150
+    SHARE = 250
     #: ... but not so rarely that the view would seem to stand still.
     LONGEST = 1.0
     #: Bars don't grow beyond what an eye can take in.
