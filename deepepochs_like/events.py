@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import MethodType
 from typing import Any, TypeVar
 
 from .errors import ArgumentTypeError, HookError, did_you_mean
@@ -123,12 +125,21 @@ def check_callback(callback: Any) -> None:
         _check_signature(callback, name, EVENTS[events[name]])
 
 
+def _parameters(function: Any) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(function).parameters.values())
+
+
+@lru_cache(maxsize=1024)  # every run checks its callbacks, and this was two thirds of what that takes
+def _parameters_of_method(function: Any) -> tuple[inspect.Parameter, ...]:
+    return _parameters(MethodType(function, object()))
+
+
 def _check_signature(callback: Any, name: str, arguments: tuple[str, ...]) -> None:
     method = getattr(callback, name)
     if _unheard(method):
         return
     try:
-        parameters = inspect.signature(method).parameters.values()
+        parameters = _parameters_of_method(method.__func__) if type(method) is MethodType else _parameters(method)
     except (TypeError, ValueError):  # a builtin: nothing to check it by
         return
     where, called = f"{type(callback).__name__}.{name}", f"{name}({', '.join(arguments)})"
