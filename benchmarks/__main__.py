@@ -24,6 +24,7 @@ from .peers import PEERS
 from .registry import chosen, local
 from .remote import RemoteSession
 from .report import Row
+from .steady import steady
 from .workloads import WORKLOADS, Workload, quick
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -83,6 +84,8 @@ def measured(work: Workload, options: argparse.Namespace) -> str:
         say(f"{work.name}: what remains of {', '.join(session.contenders)}")
         rows += rows_away(session, options)
     text = report.workload_report(work, rows)
+    if away and (absent := [peer.name for peer in PEERS if not peer.takes(work)]):
+        text += f"\n\nNot run, being adapted for loss and accuracy only: {', '.join(absent)}."
     if work.name in COUNTED:
         text += f"\n\nThe loop that calls are counted from makes {baseline(work, True):.1f} a step, "
         text += f"with the unfused optimizer {baseline(work, False):.1f}."
@@ -94,7 +97,7 @@ def rows_here(session: Session, options: argparse.Namespace) -> list[Row]:
     work, records = session.work, session.records
     rows = []
     for name, contender in session.contenders.items():
-        row = Row(contender, records[name], records[contender.base], records.get("naive"))
+        row = Row(contender, records[name], records[contender.base], records.get("naive"), records["best"])
         if not row.record.fault:
             say(f"{work.name}: calls and memory of {name}")
             if work.name in COUNTED:
@@ -112,8 +115,8 @@ def rows_away(session: RemoteSession, options: argparse.Namespace) -> list[Row]:
     records, calls = session.close(count_calls=work.name in COUNTED)
     rows = []
     for name, contender in session.contenders.items():
-        row = Row(contender, records[name], records["best"], calls_run=calls.get(name))
-        if options.fresh and not row.record.fault:
+        row = Row(contender, records[name], records[contender.base], best=records["best"], calls_run=calls.get(name))
+        if options.fresh and not row.record.fault and not contender.unsaved:
             row.peak = peak_megabytes(name, work.name, python=str(environment.PYTHON))
         rows.append(row)
     return rows
@@ -139,6 +142,7 @@ def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
+    steady()
     parts: list[str] = []
 
     def report_on(part: str) -> None:

@@ -43,9 +43,11 @@ BEST = Contender("best", partial(_by_hand, best), saves=True)
 #: What calls per step are counted from; it reports nothing, so it is no contender for time.
 TOTALS = Contender("totals its loss", _totals, reports=("loss",))
 
+NAIVE = Contender("naive", partial(_by_hand, naive), tolerance=1e-2, fused=False, saves=True)
+
 BY_HAND = [
     BEST,
     Contender("best again", partial(_by_hand, best), saves=True),
     Contender("best (any dataset)", partial(_by_hand, best), holder=Plain, only=("w1", "w3")),
-    Contender("naive", partial(_by_hand, naive), tolerance=1e-2, fused=False, saves=True),
+    NAIVE,
 ]

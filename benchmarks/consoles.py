@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from unittest import mock
 
+from .steady import aside
+
 #: What makes libraries think that nobody is watching.
 UNWATCHED = ("CI", "NO_COLOR", "FORCE_COLOR")
 
@@ -24,6 +26,7 @@ def to_pipe() -> Iterator[None]:
     """Standard output is a pipe, as under ``| tee``."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as reader:
         assert reader.stdin is not None
+        aside(reader.pid)
         with _leading_to(reader.stdin.fileno()):
             yield
         reader.stdin.close()
@@ -36,7 +39,8 @@ def to_terminal() -> Iterator[None]:
     environment = {name: value for name, value in os.environ.items() if name not in UNWATCHED}
     environment |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
     # It ends with an error when the terminal is gone, which is how it is told to.
-    with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reader:
+        aside(reader.pid)
         os.close(ours)
         try:
             with mock.patch.dict(os.environ, environment, clear=True), _leading_to(theirs):

@@ -29,6 +29,7 @@ class Job:
         save_every: updates between two checkpoints; None for none.
         folder: where checkpoints go.
         fused: whether the optimizer is the fused one.
+        files: whether a library may write the files that it writes unasked.
     """
 
     net: nn.Module
@@ -40,6 +41,7 @@ class Job:
     save_every: int | None = None
     folder: Path | None = None
     fused: bool = True
+    files: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,4 +102,5 @@ class Contender:
             None if self.unsaved else work.save_every,
             folder,
             self.fused,
+            not self.unsaved,
         )

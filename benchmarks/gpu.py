@@ -1,11 +1,13 @@
 """What a training loop costs on a GPU: ``python -m benchmarks.gpu``.
 
 Beside the steps per second it tells how often a step makes the host wait for the device, and how long the device has
-nothing to do: a loop that is too slow for its device shows there, and not in the host's time.
+nothing to do: a loop that is too slow for its device shows there, and not in the host's time. Weights are compared with
+those of the loop by hand; kernels that add up in another order each time make them differ in their last bits.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import warnings
@@ -13,16 +15,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from deepepochs_like import Trainer
-from deepepochs_like.metrics import accuracy
 
 from .loops import adam
+from .measure import distance
+from .ours import REPORTS
 from .report import table
-from .statistics import spread
+from .statistics import ratios, spread
 from .workloads import WORKLOADS, Workload
 
 Batches = list[Any]
@@ -30,6 +33,8 @@ Loop = Callable[[nn.Module, Batches, int], Any]
 
 #: Epochs of the two runs whose difference leaves out what is done once per run, and of a run that is timed.
 SHORT, LONG, TIMED = 1, 3, 5
+#: How torch's warning of an operation that waits begins; when it is turned on, it warns of itself in other words.
+WAITS = "called a synchronizing"
 
 
 def by_hand(net: nn.Module, batches: Batches, epochs: int) -> list[tuple[float, float]]:
@@ -39,7 +44,7 @@ def by_hand(net: nn.Module, batches: Batches, epochs: int) -> list[tuple[float, 
     net.train()
     for _ in range(epochs):
         total, right = torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.int64)
-        n = 0
+        n = targets = 0
         for x, y in batches:
             out = net(x)
             loss = F.cross_entropy(out, y)
@@ -48,8 +53,8 @@ def by_hand(net: nn.Module, batches: Batches, epochs: int) -> list[tuple[float, 
             opt.zero_grad()
             total += loss.detach() * len(y)
             right += (out.detach().argmax(1) == y).sum()
-            n += len(y)
-        figures.append((total.item() / n, right.item() / n))
+            n, targets = n + len(y), targets + y.numel()
+        figures.append((total.item() / n, right.item() / targets))
     return figures
 
 
@@ -71,11 +76,10 @@ def tutorial(net: nn.Module, batches: Batches, epochs: int) -> None:
 
 def ours(net: nn.Module, batches: Batches, epochs: int) -> Any:
     """This library, showing nothing."""
-    device = batches[0][1].device
+    y = batches[0][1]
+    report = REPORTS["accuracy" if y.dim() == 1 else "accuracy of tokens"]
     opt = adam(net, fused=True)
-    return Trainer(
-        net, F.cross_entropy, opt, epochs=epochs, device=device, metrics=[accuracy], verbose=0
-    ).fit(batches)  # fmt: skip
+    return Trainer(net, F.cross_entropy, opt, epochs=epochs, device=y.device, verbose=0, **report).fit(batches)
 
 
 LOOPS: dict[str, Loop] = {"by hand": by_hand, "by hand again": by_hand, "tutorial": tutorial, "lean": ours}
@@ -89,6 +93,7 @@ def on_device(work: Workload, device: torch.device) -> Batches:
 def seconds(loop: Loop, work: Workload, batches: Batches) -> float:
     """Wall time of a run, until the device is done with it."""
     net = work.model().to(batches[0][1].device)
+    gc.collect(1)  # what the last one left
     torch.cuda.synchronize()
     began = time.perf_counter()
     loop(net, batches, TIMED)
@@ -107,7 +112,14 @@ def waits(loop: Loop, work: Workload, batches: Batches, epochs: int) -> int:
             loop(net, batches, epochs)
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    return sum("synchronizing" in str(warning.message) for warning in caught)
+    return sum(WAITS in str(warning.message) for warning in caught)
+
+
+def weights(loop: Loop, work: Workload, batches: Batches) -> list[Tensor]:
+    """What a run ends with."""
+    net = work.model().to(batches[0][1].device)
+    loop(net, batches, SHORT)
+    return [value.detach().cpu() for value in net.state_dict().values()]
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
@@ -119,21 +131,24 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def idle_share(loop: Loop, work: Workload, batches: Batches) -> float:
-    """The share of time, from the first kernel of a run to its last, in which the device did nothing.
+def busy(loop: Loop, work: Workload, batches: Batches) -> float:
+    """Seconds of a step in which the device does something; NaN where the profiler saw nothing.
 
-    The profiler slows the host, so that this is more than without it; it is the same for all.
+    Only the device is watched, since watching the host slows it, and this library leaves to torch what it does by
+    itself otherwise. How long kernels take does not depend on that; how far apart they are does, and is not asked for.
     """
     net = work.model().to(batches[0][1].device)
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         loop(net, batches, LONG)
         torch.cuda.synchronize()
-    events = [event for event in profiler.events() or [] if event.device_type.name == "CUDA"]
+    # A label around an optimizer's step is a span on the device, too, idle moments included.
+    events = [
+        event
+        for event in profiler.events() or []
+        if event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False)
+    ]
     spans: list[tuple[float, float]] = [(event.time_range.start, event.time_range.end) for event in events]
-    if not spans:
-        return float("nan")
-    whole = max(end for _, end in spans) - min(start for start, _ in spans)
-    return 1 - covered(spans) / whole
+    return 1e-6 * covered(spans) / (LONG * len(batches)) if spans else float("nan")
 
 
 def measured(work: Workload, device: torch.device, rounds: int) -> str:
@@ -146,21 +161,25 @@ def measured(work: Workload, device: torch.device, rounds: int) -> str:
         names = list(LOOPS)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             taken[name].append(seconds(LOOPS[name], work, batches))
-    lines = []
+    lines, mine = [], weights(by_hand, work, batches)
     for name, loop in LOOPS.items():
         rate = spread([TIMED * len(batches) / wall for wall in taken[name]])
+        times = spread(ratios(taken[name], taken["by hand"]))
         extra = waits(loop, work, batches, LONG) - waits(loop, work, batches, SHORT)
+        idle = 1 - busy(loop, work, batches) * rate.median
+        apart = distance(weights(loop, work, batches), mine)
         lines.append(
             [
                 name,
-                "",
+                f"{times.median:.3f} ({times.low:.3f}–{times.high:.3f})",
                 f"{rate.median:.0f}",
                 f"{rate.low:.0f}–{rate.high:.0f}",
                 f"{extra / ((LONG - SHORT) * len(batches)):.2f}",
-                f"{idle_share(loop, work, batches):.0%}",
+                f"{idle:.0%}",
+                "equal" if apart == 0 else f"to {apart:.0e}",
             ]
         )
-    head = ("loop", "", "steps/s", "quartiles", "waits/step", "device idle")
+    head = ("loop", "time ÷ by hand", "steps/s", "quartiles", "waits/step", "device idle", "weights")
     return f"## {work.name}: training alone, data on the device\n\n{table(head, lines)}"
 
 

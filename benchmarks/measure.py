@@ -22,6 +22,8 @@ from .workloads import Workload
 
 #: How far figures may lie apart: some add up in float32, some in float64.
 FIGURES = 1e-6
+#: And how far at most those of somebody may whose weights differ by more.
+FIGURES_AT_MOST = 1e-2
 #: What is put behind the name of a contender that leaves checkpoints out.
 NO_FILES = "(no files)"
 
@@ -106,7 +108,7 @@ def judge(contender: Contender, mine: Outcome, other: Outcome, record: Record) -
     if record.apart > contender.tolerance:
         record.fault = record.fault or f"its weights differ from those of {contender.model} by {record.apart:.1e}"
     # Where weights differ in their last bits, figures may as well.
-    elif what := different_figure(mine.rows, other.rows, max(FIGURES, contender.tolerance)):
+    elif what := different_figure(mine.rows, other.rows, min(max(FIGURES, contender.tolerance), FIGURES_AT_MOST)):
         record.fault = record.fault or f"its figures differ from those of {contender.model}: {what}"
 
 
@@ -122,20 +124,30 @@ def with_twins(contenders: Sequence[Contender]) -> list[Contender]:
     return pairs
 
 
+def paired(work: Workload, contenders: Sequence[Contender]) -> list[Contender]:
+    """The contenders on a workload: each with its twin where checkpoints are asked for."""
+    return list(contenders) if work.save_every is None else with_twins(contenders)
+
+
 class Session:
     """Contenders on one workload, run by turns.
 
     Args:
         work: what they do.
-        contenders: who; those that others are compared with have to be among them.
+        contenders: who; those whose time others' is divided by have to be among them.
         seed: of the order in which they run.
+        references: who runs only once, for others to be like.
     """
 
-    def __init__(self, work: Workload, contenders: Iterable[Contender], seed: int = 0) -> None:
+    def __init__(
+        self, work: Workload, contenders: Iterable[Contender], seed: int = 0, references: Iterable[Contender] = ()
+    ) -> None:
         self.work, self.seed = work, seed
         taking = [c for c in contenders if c.takes(work)]
-        self.contenders = {c.name: c for c in (taking if work.save_every is None else with_twins(taking))}
+        self.contenders = {c.name: c for c in paired(work, taking)}
         self.records = {name: Record() for name in self.contenders}
+        self.references = {c.name: c for c in references if c.takes(work)}
+        self.known: dict[str, Outcome] = {}
         self.rounds = 0
 
     def order(self) -> list[str]:
@@ -147,13 +159,16 @@ class Session:
     def round(self, counts: bool = True) -> None:
         """Run each contender once; with `counts` False to warm up."""
         outcomes: dict[str, Outcome] = {}
+        for name, reference in self.references.items():
+            if name not in self.known:
+                self.known[name] = timed(reference, self.work)[2]
         gc.collect()
         for name in self.order():
             if not self.records[name].fault.startswith("failed"):
                 self._run(name, outcomes, counts)
         for name, outcome in outcomes.items():
             contender = self.contenders[name]
-            if (other := outcomes.get(contender.model)) is not None:
+            if (other := outcomes.get(contender.model, self.known.get(contender.model))) is not None:
                 judge(contender, outcome, other, self.records[name])
         self.rounds += 1
 

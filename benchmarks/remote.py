@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .contender import Contender
-from .measure import Record, Session
+from .measure import Record, Session, paired
 from .workloads import WORKLOADS, Workload, quick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,9 +29,10 @@ class RemoteSession:
     """
 
     def __init__(self, work: Workload, contenders: list[Contender], python: str, little: bool = False) -> None:
-        self.work, self.contenders = work, {c.name: c for c in contenders}
+        self.work, self.contenders = work, {c.name: c for c in paired(work, contenders)}
         self.lost = ""
-        command = [python, "-m", "benchmarks.remote", work.name, "quick" if little else "full", *self.contenders]
+        names = [contender.name for contender in contenders]
+        command = [python, "-m", "benchmarks.remote", work.name, "quick" if little else "full", *names]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -54,11 +56,14 @@ class RemoteSession:
     def close(self, count_calls: bool = False) -> tuple[dict[str, Record], dict[str, float | None]]:
         """End the process; what was measured, the best loop's included, and calls per step where they are wanted."""
         found = None if self.lost else self._ask("count" if count_calls else "end")
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):  # what a process that died has not read
+                if pipe is not None:
+                    pipe.close()
         self.process.wait()
         if found is None:
-            return {name: Record(fault=self.lost) for name in (*self.contenders, "best")}, {}
+            bases = (contender.base for contender in self.contenders.values())
+            return {name: Record(fault=self.lost) for name in (*self.contenders, *bases)}, {}
         return {name: Record(**record) for name, record in found["records"].items()}, found["calls"]
 
 
@@ -88,18 +93,22 @@ def main() -> None:
     """Be the process of a `RemoteSession`."""
     import torch
 
-    from .by_hand import BEST
+    from .by_hand import BEST, NAIVE
     from .peers import PEERS
+    from .steady import steady
 
     # Answers keep the pipe to themselves: whatever a library prints goes nowhere.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     torch.set_num_threads(1)
+    steady()
     work = WORKLOADS[sys.argv[1]]
     names = sys.argv[3:]
     session = Session(
-        quick(work) if sys.argv[2] == "quick" else work, [BEST, *(peer for peer in PEERS if peer.name in names)]
+        quick(work) if sys.argv[2] == "quick" else work,
+        [BEST, *(peer for peer in PEERS if peer.name in names)],
+        references=[NAIVE],
     )
     serve(session, answers)
 

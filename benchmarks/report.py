@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from .flat import FEW, MANY
 from .footprint import Footprint
 from .measure import Record
 from .statistics import Spread, ratios, spread
+from .steady import cores
 from .workloads import Workload
 
 NONE = "–"
-HEAD = ("contender", "÷ by", "CPU µs/step", "CPU", "quartiles", "wall", "CPU ÷ naive", "calls: loss", "calls: as run",
-        "peak MB", "weights")  # fmt: skip
+HEAD = ("contender", "÷ by", "CPU µs/step", "CPU", "quartiles", "wall", "CPU ÷ naive", "CPU ÷ best", "calls: loss",
+        "calls: as run", "peak MB", "weights")  # fmt: skip
 
 EXPLANATION = """\
 Every round runs each contender once, in a shuffled order; times are divided by those of another contender in the same
@@ -28,12 +28,22 @@ round ("÷ by"), and what is shown are medians over the rounds, with quartiles f
 workers. `best again` is the best loop a second time: differences as small as its own mean nothing. Peers run in a
 process of their own beside the best loop, in the same rounds, and are divided by that.
 
+Two things are the same for everybody, so that times repeat: processes keep the memory they have got (glibc's `mallopt`;
+else the page faults of large tensors are a fifth of w2, and differ from run to run), and they stay on the first core,
+their workers on the others. Peak memory is measured without either.
+
+With checkpoints (w6) each contender is divided by itself without them ("no files"), which says what they cost; "CPU ÷
+best" compares whole fits, and is what the tables are sorted by. Each saves model and optimizer as its documentation
+says; most save every 100 steps and no more, this library, torchtnt and transformers at the end as well. Only this
+library's are checked when they are read, and survive a power cut when they are written: CPU time has the hashing for
+it, wall time the flushing.
+
 CPU µs/step is the time of the whole fit, validation included, by the number of updates. Calls are Python and C calls
 per training step beyond those of the loop that adds up its loss and does nothing else: once with the loss alone, and
 once as the contender is run here. Peak MB is that of a fresh process. Weights: "equal" is to the bit, to those of the
 best loop ("default": to those of `naive`, which has the unfused optimizer, too); else the largest difference. All
-report the same figures, to 1e-6, or to as much as their weights may differ. Whoever differs is named below the table,
-and not ranked.\
+report the same figures, to 1e-6, or to as much as their weights may differ, 1e-2 at most. Whoever differs is named
+below the table, and not ranked.\
 """
 
 
@@ -45,6 +55,7 @@ class Row:
     record: Record
     base: Record
     naive: Record | None = None
+    best: Record | None = None
     calls_loss: float | None = None
     calls_run: float | None = None
     peak: float | None = None
@@ -53,6 +64,12 @@ class Row:
     def cpu(self) -> Spread:
         """Its CPU time by its base's."""
         return spread(ratios(self.record.cpu, self.base.cpu))
+
+    @property
+    def rank(self) -> float:
+        """Its CPU time by that of the best loop doing the same work, checkpoints included."""
+        base = self.base if self.best is None or not self.best.cpu else self.best
+        return spread(ratios(self.record.cpu, base.cpu)).median
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -73,6 +90,7 @@ def cells(row: Row, steps: int) -> list[str]:
         f"{cpu.low:.3f}–{cpu.high:.3f}",
         number(wall.median, ".3f"),
         number(naive),
+        number(row.rank, ".3f"),
         number(row.calls_loss, "+.1f"),
         number(row.calls_run, "+.1f"),
         number(row.peak, ".0f"),
@@ -94,7 +112,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def workload_report(work: Workload, rows: Sequence[Row]) -> str:
     """One workload: the table, the control, and who is not ranked."""
-    ranked = sorted((row for row in rows if not row.record.fault and row.record.cpu), key=lambda row: row.cpu.median)
+    ranked = sorted((row for row in rows if not row.record.fault and row.record.cpu), key=lambda row: row.rank)
     parts = [f"## {work.name}: {work.title}", table(HEAD, [cells(row, work.steps) for row in ranked])]
     again = [row for row in rows if row.contender.name.startswith("best again")]
     # With checkpoints the control is the pair that leaves them out: the other one measures what they cost.
@@ -149,8 +167,7 @@ def machine() -> str:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} cores, one thread; Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{model}, {len(cores())} cores, one thread; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def whole(command: str, rounds: int, parts: Sequence[str]) -> str:

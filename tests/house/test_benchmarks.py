@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,8 +40,8 @@ def part(name: str) -> ModuleType:
 by_hand, calls, consoles, gpu, install_peers, loops = map(
     part, ("by_hand", "calls", "consoles", "gpu", "install_peers", "loops")
 )
-measure, ours, peers, registry, report, statistics, workloads = map(
-    part, ("measure", "ours", "peers", "registry", "report", "statistics", "workloads")
+measure, ours, peers, registry, remote, report, statistics, workloads = map(
+    part, ("measure", "ours", "peers", "registry", "remote", "report", "statistics", "workloads")
 )
 WORKLOADS = workloads.WORKLOADS
 
@@ -139,6 +140,56 @@ def test_checkpoints_are_compared_with_the_same_contender_without_them() -> None
     assert session.contenders["lean (no files)"].base == "best (no files)"
     assert session.contenders["lean"].job(session.work).save_every == 1
     assert session.contenders["lean (no files)"].job(session.work).save_every is None
+    assert session.contenders["lean"].job(session.work).files
+    assert not session.contenders["lean (no files)"].job(session.work).files
+
+
+def test_who_has_another_optimizer_is_compared_with_a_loop_that_has_it() -> None:
+    work = little("w4")  # where the fused optimizer and the other one end up apart by more than 1e-6
+    likes = {"unfused": "naive", "taken for fused": "best"}
+    session = measure.Session(
+        work,
+        [by_hand.BEST, *(replace(by_hand.NAIVE, name=n, like=like, tolerance=1e-6) for n, like in likes.items())],
+        references=[by_hand.NAIVE],
+    )
+    session.round(counts=False)
+    session.round()
+    assert set(session.contenders) == {"best", *likes}
+    assert session.records["unfused"].apart == 0
+    assert session.records["taken for fused"].fault.startswith("its weights differ from those of best by")
+
+
+def test_peers_take_all_that_reports_loss_and_accuracy_and_checkpoints_of_theirs_have_twins() -> None:
+    plain = [WORKLOADS[name] for name in ("w1", "w2", "w4", "w5", "w6")]
+    assert all(peer.takes(work) for peer in peers.PEERS for work in plain)
+    twins = measure.paired(WORKLOADS["w6"], peers.PEERS[:1])
+    assert [(c.name, c.base, c.model, c.unsaved) for c in twins] == [
+        ("ignite default", "ignite default (no files)", "naive", False),
+        ("ignite default (no files)", "best (no files)", "naive", True),
+    ]
+    assert measure.paired(WORKLOADS["w4"], peers.PEERS[:1]) == peers.PEERS[:1]
+
+
+def test_what_a_process_that_died_was_to_measure_is_named_with_its_bases() -> None:
+    session = remote.RemoteSession(little("w6"), peers.PEERS[:1], sys.executable)
+    session.process.kill()
+    session.round()
+    records, found = session.close()
+    assert found == {}
+    assert {"ignite default", "ignite default (no files)", "best (no files)"} <= set(records)
+    assert all(record.fault.startswith("failed: its process ended") for record in records.values())
+
+
+def test_tables_are_sorted_by_whole_fits() -> None:
+    def row(name: str, own: float, base: float) -> Any:
+        record = measure.Record([own], [own])
+        return report.Row(replace(by_hand.BEST, name=name), record, measure.Record([base], [base]), None, best)
+
+    best = measure.Record([2.0], [2.0])
+    slow, fast = row("slow", 4.0, 4.0), row("fast", 3.0, 1.0)
+    assert (slow.rank, fast.rank) == (2.0, 1.5)
+    text = report.workload_report(little("w6"), [slow, fast])
+    assert text.index("| fast") < text.index("| slow")
 
 
 def test_rounds_are_shuffled_the_same_way_each_time() -> None:
@@ -228,6 +279,40 @@ def test_the_loops_for_gpus_train_as_the_best_loop_does() -> None:
     net = work.model()
     gpu.ours(net, batches, 2)
     assert measure.distance(list(net.state_dict().values()), weights) == 0
+
+
+def test_the_table_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("synchronize", "set_sync_debug_mode", "get_sync_debug_mode"):
+        monkeypatch.setattr(torch.cuda, name, lambda *mode: None)
+    monkeypatch.setattr(gpu, "busy", lambda loop, work, batches: float("nan"))
+    text = gpu.measured(little("w1"), torch.device("cpu"), rounds=1)
+    names = [line.split("|")[1].strip() for line in text.splitlines()[4:]]
+    assert names == ["by hand", "by hand again", "tutorial", "lean"]
+    lean = text.splitlines()[-1].split("|")
+    assert lean[5].strip() == "0.00"
+    assert lean[6].strip() == "nan%"
+    assert lean[7].strip() == "equal"
+
+
+STEADY = """
+import os
+from benchmarks import steady
+there = os.sched_getaffinity(0)
+steady.steady()
+steady.steady()
+assert steady.cores() == sorted(there)
+assert os.sched_getaffinity(0) == {min(there)}
+child = os.fork()
+if not child:
+    os._exit(os.sched_getaffinity(0) != set(steady.others()))
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes stay on no core here")
+def test_a_steady_process_and_those_that_it_forks_stay_on_their_cores() -> None:
+    done = subprocess.run([sys.executable, "-c", STEADY], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # The command.
