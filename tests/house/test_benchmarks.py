@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -270,7 +270,7 @@ def test_the_time_that_spans_cover() -> None:
 
 def test_the_loops_for_gpus_train_as_the_best_loop_does() -> None:
     work = little("w1")
-    batches = gpu.on_device(work, torch.device("cpu"))
+    batches = gpu.Case.of(work, torch.device("cpu")).batches
     weights, rows = run(loops.best)
     net = work.model()
     figures = gpu.by_hand(net, batches, 2)
@@ -284,14 +284,31 @@ def test_the_loops_for_gpus_train_as_the_best_loop_does() -> None:
 def test_the_table_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("synchronize", "set_sync_debug_mode", "get_sync_debug_mode"):
         monkeypatch.setattr(torch.cuda, name, lambda *mode: None)
-    monkeypatch.setattr(gpu, "busy", lambda loop, work, batches: float("nan"))
-    text = gpu.measured(little("w1"), torch.device("cpu"), rounds=1)
+    monkeypatch.setattr(gpu, "busy", lambda loop, case: float("nan"))
+    text = gpu.measured(gpu.Case.of(little("w1"), torch.device("cpu")), rounds=1)
     names = [line.split("|")[1].strip() for line in text.splitlines()[4:]]
     assert names == ["by hand", "by hand again", "tutorial", "lean"]
     lean = text.splitlines()[-1].split("|")
     assert lean[5].strip() == "0.00"
     assert lean[6].strip() == "nan%"
     assert lean[7].strip() == "equal"
+
+
+def test_batches_are_pinned_where_they_have_to_be_copied() -> None:
+    here = [(torch.zeros(2), torch.ones(2))]
+    assert gpu.brought(here, torch.device("cpu")) is here
+    parts = [SimpleNamespace(pin_memory=lambda name=name: Pinned(name), device="cpu") for name in "xy"]
+    assert list(gpu.brought([tuple(parts)], torch.device("cuda", 0))) == [("x on cuda:0, True", "y on cuda:0, True")]
+
+
+class Pinned:
+    """A tensor in pinned memory."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def to(self, device: torch.device, non_blocking: bool) -> str:
+        return f"{self.name} on {device}, {non_blocking}"
 
 
 STEADY = """
