@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from .callbacks.ema import EMA
     from .callbacks.fine_tune import FineTune, freeze, unfreeze
     from .callbacks.grad_clip import GradClip, GradClipCallback
-    from .callbacks.interpret import Interpret, InterpreteCallback
+    from .callbacks.interpret import Interpret
+    from .callbacks.interprete_callback import InterpreteCallback
     from .callbacks.jsonl import JSONLLogger
     from .callbacks.log import LogCallback
     from .callbacks.logger import Logger
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 #: Names that are loaded when they are first asked for, each with its module: few scripts use them.
 _LATER = {
     "Summary": ".summary",
-    "InterpreteCallback": ".callbacks.interpret",
+    "InterpreteCallback": ".callbacks.interprete_callback",
     "Interpret": ".callbacks.interpret",
     "AnalyzeCallback": ".callbacks.analyze",
     "Analyze": ".callbacks.analyze",

@@ -64,4 +64,6 @@ def add_callbacks(trainer: Any, console: DefaultCallback) -> None:
         callbacks.append(Checkpoint())
     for callback in callbacks:
         check_callback(callback)
+    trainer.attached = list(callbacks)
+    for callback in callbacks:
         callback.attach(trainer)

@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from .errors import (
     ArgumentError,
     ArgumentTypeError,
     CheckpointError,
-    EngineWarning,
     StateError,
     StorageError,
     chain,
@@ -27,6 +25,7 @@ from .errors import (
 )
 from .lock import FolderLock
 from .types import StateDict, Stateful
+from .utils.warn import warn
 
 SUFFIX = ".ckpt"
 _KIND = "deepepochs_like checkpoint"
@@ -203,7 +202,7 @@ class CheckpointStore:
             self._lock.acquire()
             if self._used and not self._named("")[0]:
                 message = f"{self.folder} was emptied or taken away, with the checkpoints in it; it is made anew"
-                warnings.warn(message, EngineWarning, stacklevel=3)
+                warn(message)
         partials, wrong = self._named(storage.PARTIAL)
         if wrong:
             raise CheckpointError("; ".join(wrong))
@@ -312,7 +311,7 @@ class CheckpointStore:
 
     def _warn(self, wrong: list[str], instead: str) -> None:
         if wrong:
-            warnings.warn(f"{'; '.join(wrong)}; {instead}", EngineWarning, stacklevel=4)
+            warn(f"{'; '.join(wrong)}; {instead}")
 
     def prune(self, new: Entry) -> None:
         """Delete what neither is among the newest or the best nor is pinned; damaged files stay, to be looked at.

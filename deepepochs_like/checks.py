@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from .errors import ArgumentError, ArgumentTypeError, EngineWarning, LossError, nearest
+from .errors import ArgumentError, ArgumentTypeError, LossError, nearest
 from .optimizer import Optimizers
 from .shapes import warn_broadcast
+from .utils.warn import warn
 
 STEPS = ("step", "train_step", "val_step", "test_step", "evaluate_step", "predict_step")
 _OTHERS_STEPS = {"training_step": "train_step", "validation_step": "val_step", "eval_step": "evaluate_step"}
@@ -93,11 +93,9 @@ def check_optimizers(optimizers: Optimizers, models: Mapping[str, nn.Module], lo
     left_out = [n for n, p in trainable.items() if id(p) not in held]
     if left_out:
         names = ", ".join(left_out[:6]) + (f" and {len(left_out) - 6} more" if len(left_out) > 6 else "")
-        warnings.warn(
+        warn(
             f"opt leaves {len(left_out)} trainable parameters out: {names}; they will not be trained. Add them to the "
-            "optimizer, or say that this is meant with requires_grad_(False)",
-            EngineWarning,
-            stacklevel=4,
+            "optimizer, or say that this is meant with requires_grad_(False)"
         )
 
 
@@ -141,11 +139,9 @@ def check_figure_names(names: Iterable[str], where: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name and name in seen:
-            warnings.warn(
+            warn(
                 f"{where}: two metrics are called {name!r}, and the later one hides the other; "
-                "name one with rename('...')",
-                EngineWarning,
-                stacklevel=5,
+                "name one with rename('...')"
             )
         seen.add(name)
 
@@ -193,14 +189,12 @@ def check_loss(loss: Any, model_out: Any, batch_y: Any, training: bool, trainer:
             "the loss carries no gradient: no parameter that requires one was used, or the output was detached on the "
             "way (.item(), .detach(), torch.no_grad(), argmax)"
         )
-    warn_broadcast(model_out, batch_y, trainer.said)
+    warn_broadcast(model_out, batch_y, trainer.said, trainer.loss.function)
 
 
 def warn_collision(name: str, stage: str) -> None:
     """Warn of a figure that two tasks of one stage both yield."""
-    warnings.warn(
+    warn(
         f"two {stage} tasks yield a figure {name!r}; the later task's is kept. EpochTask(..., name='a.') puts a name "
-        "before a task's figures",
-        EngineWarning,
-        stacklevel=5,
+        "before a task's figures"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 from torch import nn
 from torch.autograd.graph import _engine_run_backward
 
-from .errors import ArgumentError, EngineWarning, did_you_mean
+from .errors import ArgumentError, did_you_mean
 from .handles import LossHandle
 from .hooks import fire
 from .rng import rng_state, set_rng_state
 from .tensors import TensorDict, detached, map_tensors
+from .utils.warn import warn
 
 WHAT = ("model", "step")
 _OPTIONS = ("mode", "backend", "dynamic", "fullgraph", "options")
@@ -105,7 +105,7 @@ class Attempt:
                 buffer.copy_(before)
         result = self.eager(*args, **kwargs)
         self.failures.append(failure)
-        warnings.warn(_failed(self.options, failure), EngineWarning, stacklevel=2)
+        warn(_failed(self.options, failure))
         return result
 
 

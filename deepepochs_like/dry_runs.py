@@ -11,6 +11,7 @@ from typing import Any
 from . import storage
 from .callbacks.base import Callback
 from .callbacks.default import DefaultCallback
+from .callbacks.fine_tune import FineTune
 from .checks import check_count
 from .errors import ArgumentError, EngineError, LoaderError
 from .probe import (
@@ -25,6 +26,7 @@ from .probe import (
     train,
     untouched,
 )
+from .state import parameters
 from .tensors import map_tensors
 from .utils.textchart import line_chart
 
@@ -155,6 +157,7 @@ class Overfit:
         losses: the loss before each update.
         threshold: the share of the first loss that the last has to fall to.
         stopped: why it ended early; empty where it did not.
+        frozen: what of the model was not trained, in words; empty where all of it was.
 
     Example:
         >>> print(Overfit([2.0, 0.5, 0.1]))
@@ -164,6 +167,7 @@ class Overfit:
     losses: list[float]
     threshold: float = LEARNED
     stopped: str = ""
+    frozen: str = ""
 
     @property
     def first(self) -> float:
@@ -195,16 +199,17 @@ class Overfit:
         change = f"{'fell' if self.last < self.first else 'went'} from {self.first:.4g} to {self.last:.4g}{share}"
         if self.learned:
             return f"the model can learn a batch: {fell}{change}"
+        frozen = f". {self.frozen}" if self.frozen else ""
         if self.stopped:
             return f"the model CANNOT learn a batch: {self.stopped}; a lower learning rate may help ({fell}{change})"
         if self.last <= (1 - LITTLE) * self.first:
             return (
                 f"the model learns a batch, but not by heart: {fell}{change}. More steps or another learning rate may "
-                "help; a loss that cannot reach 0 stays above"
+                f"help; a loss that cannot reach 0 stays above{frozen}"
             )
         return (
             f"the model CANNOT learn a batch: {fell}{change}. Look at the learning rate (trainer.find_lr), at whether "
-            "gradients reach the weights, and at whether targets and loss fit the output"
+            f"gradients reach the weights, and at whether targets and loss fit the output{frozen}"
         )
 
 
@@ -269,5 +274,25 @@ def overfit_batch(
         trainer.callbacks.append(losses)
         trainer.metrics, trainer.check_finite = [], False
         request = as_request("train", on_data(train_dl, Again(batch[0])), metrics=False)
+        epoch = trainer.progress.epoch
         train(trainer, request, steps, step=step)
-    return Overfit(losses.losses, float(threshold), losses.stopped)
+        frozen = _frozen(trainer, epoch)
+    return Overfit(losses.losses, float(threshold), losses.stopped, frozen)
+
+
+def _frozen(trainer: Any, epoch: int, most: int = 6) -> str:
+    """Which parameters are not trained as things stand, and who sees to that; empty where all are."""
+    named = parameters(trainer)
+    several = len(trainer.models) > 1
+    lost = [name for name, p in named.items() if not p.requires_grad]
+    if not lost:
+        return ""
+    shown = [name if several else name.removeprefix("model.") for name in lost]
+    more = f" and {len(lost) - most} more" if len(lost) > most else ""
+    share = 100 * sum(named[name].numel() for name in lost) / max(1, sum(p.numel() for p in named.values()))
+    tuner = next((type(c).__name__ for c in trainer.callbacks if isinstance(c, FineTune)), None)
+    who = f" by {tuner}'s schedule for epoch {epoch}" if tuner else ""
+    return (
+        f"{len(lost)} of {len(named)} parameters ({share:.0f} % of the numbers) are frozen{who}: "
+        f"{', '.join(shown[:most])}{more}"
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from copy import copy
 from typing import Any, NoReturn
 
 import torch
 
 from .batch import split_batch
-from .errors import ArgumentError, BatchError, EngineWarning, refuse_unknown
+from .errors import ArgumentError, BatchError, refuse_unknown
 from .history import Result
 from .plan import tasks_of
 from .scope import Guard, RunScope
@@ -17,6 +16,7 @@ from .task import EpochTask
 from .tensors import concat, map_tensors
 from .types import Stage
 from .utils.containers import listify
+from .utils.warn import warn
 
 
 class Evaluation:
@@ -92,7 +92,7 @@ class Evaluation:
                 "a fit was passed over, as it had ended before; until the next one the weights are those that the "
                 "script built, and so are the results: pass weights='last', 'best' or a path"
             )
-            warnings.warn(message, EngineWarning, stacklevel=3)
+            warn(message)
         if weights is None:
             return
         if self.running:
@@ -139,5 +139,5 @@ def predict_all(trainer: Any, task: Any) -> Any:
         message = (
             f"the outputs of the batches cannot be put together ({error}); predict returns them as a list of batches"
         )
-        warnings.warn(message, EngineWarning, stacklevel=3)
+        warn(message)
         return outputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,13 +10,14 @@ from typing import Any
 
 import torch
 
-from .errors import EngineWarning, NonFiniteLossError, StateError, StepError
+from .errors import NonFiniteLossError, StateError, StepError
 from .patches import Outputs, PatchBase, RunningLoss, ValuePatch
 from .patches.base import check_value, own_copy, same_kind, shown
 from .patches.slot import Slot
 from .readout import read_out
 from .shapes import warn_broadcast
 from .types import StateDict, Weight
+from .utils.warn import warn
 
 
 class Figures:
@@ -55,7 +55,8 @@ class Figures:
     def take_outputs(self, preds: Any, targets: Any, weight: Weight) -> None:
         """Show a batch to the metrics, so that an error in one comes before the weights are updated."""
         if not self.batches:
-            warn_broadcast(preds, targets, self.slots[0].said)
+            for slot in self.slots:
+                warn_broadcast(preds, targets, slot.said, slot.metric)
         self.outputs, self.fed = Outputs(preds, targets, weight), self._leaders
         if self._preparing:
             for slot in self._preparing:
@@ -117,11 +118,9 @@ class Figures:
             NonFiniteLossError: the loss was not finite somewhere, and that is to be an error.
         """
         if lost := [name for name, saved in self._saved.items() if not saved["value"]]:
-            warnings.warn(
+            warn(
                 f"the steps returned no {', '.join(lost)} since the run was resumed, so what was counted of it before "
-                "is missing from this epoch's figures; return every patch in every batch",
-                EngineWarning,
-                stacklevel=2,
+                "is missing from this epoch's figures; return every patch in every batch"
             )
         for slot, leader in self._followers:
             slot.follow(leader)

@@ -6,14 +6,13 @@ asked to do: one that had ended when the checkpoint was taken returns at once, t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import EngineWarning
 from .history import History
 from .signals import SIGNALS
 from .types import StateDict
+from .utils.warn import warn
 
 
 def rates(trainer: Any) -> dict[str, list[float]]:
@@ -40,7 +39,7 @@ def passed_over(trainer: Any, asked: StateDict) -> History | None:
                 f"the checkpoint was taken within fit number {len(fits)} of its run. This is fit number {number}, "
                 f"which was asked for {_words(then)} then, and for {_words(asked)} now: it goes on with what is open"
             )
-            warnings.warn(message, EngineWarning, stacklevel=4)
+            warn(message)
         return None
     check_rates(fits, rates(trainer), rates_in(state))
     trainer.progress.fits.append(fits[number - 1])
@@ -90,7 +89,7 @@ def take_up(trainer: Any, stages: Mapping[str, Sequence[Any]]) -> None:
         f"epoch {trainer.progress.epoch + 1} was left open by the last fit, and is not gone on with, as this one has "
         "other loaders: it begins an epoch. With the very same loaders it would go on"
     )
-    warnings.warn(message, EngineWarning, stacklevel=5)
+    warn(message)
 
 
 def loaders(stages: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -113,7 +112,7 @@ def check_rates(fits: Sequence[StateDict], made: Mapping[str, list[float]], save
             "goes on with the learning rate (and the schedule) of its checkpoint. To change it, set "
             f"trainer.opt[{name!r}].param_groups[...]['lr'] in on_before_epoch"
         )
-        warnings.warn(message, EngineWarning, stacklevel=5)
+        warn(message)
 
 
 def _shown(values: list[float]) -> str:

@@ -10,6 +10,9 @@ import numpy as np
 
 from .types import StateDict
 
+#: What the picture of the learning rates is called.
+RATE = "lr"
+
 
 class Result(dict[str, Any]):
     """Figures by name, as NumPy values; printed as plain numbers.
@@ -31,7 +34,8 @@ class Result(dict[str, Any]):
 class History(dict[str, dict[str, list[Any]]]):
     """``{'train': {name: [value per epoch]}, 'val': {...}}``; a stage that never ran is absent.
 
-    Values are NumPy scalars (arrays for figures that are not scalar), one per epoch in which the stage ran.
+    Values are NumPy scalars (arrays for figures that are not scalar), one per epoch in which the stage ran. The
+    learning rates of all parameter groups stand beside the stages, in `learning_rates`.
 
     Example:
         >>> history = History(); history.record('train', 0, {'loss': 0.5}); print(history.table())
@@ -45,6 +49,23 @@ class History(dict[str, dict[str, list[Any]]]):
         self.epochs: dict[str, list[int]] = {}
         #: stage -> name -> the epoch each of its values belongs to.
         self._of: dict[str, dict[str, list[int]]] = {}
+        #: The learning rates that the epochs ended with, before schedulers that run by epochs: ``{'lr': [0.1, ...]}``,
+        #: or ``{'lr/<optimizer>.<group>': ...}`` where there are several.
+        self.learning_rates: dict[str, list[float]] = {}
+        #: The epoch, counted from 0, that each of them belongs to.
+        self.rate_epochs: dict[str, list[int]] = {}
+
+    def record_rates(self, epoch: int, rates: Mapping[str, float]) -> None:
+        """Append the learning rates that an epoch ended with; a group that joins in later begins later.
+
+        Example:
+            >>> history = History(); history.record_rates(0, {"lr": 0.1}); history.record_rates(1, {"lr": 0.05})
+            >>> history.learning_rates
+            {'lr': [0.1, 0.05]}
+        """
+        for name, rate in rates.items():
+            self.learning_rates.setdefault(name, []).append(rate)
+            self.rate_epochs.setdefault(name, []).append(epoch)
 
     def record(self, stage: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Append one epoch's figures."""
@@ -76,7 +97,7 @@ class History(dict[str, dict[str, list[Any]]]):
         """Draw the curves with characters, one picture per figure, to print in a terminal or a log.
 
         Args:
-            figures: the names of those to draw; by default all.
+            figures: the names of those to draw, ``'lr'`` among them; by default all, and learning rates that changed.
             width: columns, from 20 on; by default those of the terminal, at most 100.
             height: lines of each picture, from 3 on.
             ascii: whether to keep to ASCII; by default where standard output takes nothing else, or TERM is ``dumb``.
@@ -96,7 +117,7 @@ class History(dict[str, dict[str, list[Any]]]):
         """
         from .pictures import chart_history
 
-        return chart_history(self, figures, width, height, ascii)
+        return chart_history(self._drawn(figures), figures, width, height, ascii)
 
     def plot(
         self,
@@ -111,7 +132,7 @@ class History(dict[str, dict[str, list[Any]]]):
 
         Args:
             path: a file to write, ``'curves.png'``, or ``.pdf``, ``.svg``, ``.txt``; the last two need no matplotlib.
-            figures: the names of those to draw; by default all.
+            figures: the names of those to draw, ``'lr'`` among them; by default all, and learning rates that changed.
             show: open a window, or show it in the notebook; where there is no screen, print it as text.
 
         Returns:
@@ -123,7 +144,21 @@ class History(dict[str, dict[str, list[Any]]]):
         """
         from .pictures import plot_history
 
-        return plot_history(self, path, figures=figures, show=show)
+        return plot_history(self._drawn(figures), path, figures=figures, show=show)
+
+    def _drawn(self, figures: Any) -> Any:
+        """What is drawn: itself, with the learning rates as one figure more, and the groups as its stages."""
+        asked = figures is not None and RATE in ([figures] if isinstance(figures, str) else list(figures))
+        changed = figures is None and any(len(set(rates)) > 1 for rates in self.learning_rates.values())
+        if not (asked or changed) or any(RATE in of_stage for of_stage in self.values()):
+            return self
+        drawn = History(self)
+        drawn._of = {stage: dict(of) for stage, of in self._of.items()}
+        for name, rates in self.learning_rates.items():
+            group = name.partition("/")[2].replace("/", " ") or RATE
+            drawn[group] = {**drawn.get(group, {}), RATE: rates}
+            drawn._of[group] = {**drawn._of.get(group, {}), RATE: self.rate_epochs[name]}
+        return drawn
 
     def since(self, lengths: Mapping[str, Mapping[str, int]]) -> History:
         """Return what was recorded after `lengths` was taken."""
@@ -135,11 +170,18 @@ class History(dict[str, dict[str, list[Any]]]):
                 part[stage] = {name: values for name, values in new.items() if values}
                 part.epochs[stage] = self.epochs[stage][before.get("", 0) :]
                 part._of[stage] = {name: self._of[stage][name][before.get(name, 0) :] for name in part[stage]}
+        done = lengths.get(RATE, {})
+        for name, rates in self.learning_rates.items():
+            for epoch, rate in zip(
+                self.rate_epochs[name][done.get(name, 0) :], rates[done.get(name, 0) :], strict=True
+            ):
+                part.record_rates(epoch, {name: rate})
         return part
 
     def lengths(self) -> dict[str, dict[str, int]]:
         """How many values there are by now, for `since`."""
-        return {s: {"": len(self.epochs[s]), **{n: len(v) for n, v in f.items()}} for s, f in self.items()}
+        there = {s: {"": len(self.epochs[s]), **{n: len(v) for n, v in f.items()}} for s, f in self.items()}
+        return there | {RATE: {name: len(rates) for name, rates in self.learning_rates.items()}}
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per epoch, ``{'epoch': 1, 'train/loss': ..., 'val/acc': ...}``, as a data frame takes it."""
@@ -176,7 +218,9 @@ class History(dict[str, dict[str, list[Any]]]):
         figures = {s: {n: [_plain(v) for v in values] for n, values in f.items()} for s, f in self.items()}
         of = {s: {n: list(e) for n, e in names.items()} for s, names in self._of.items()}
         kinds = {s: {n: k for n, v in f.items() if (k := [_kind(x) for x in v]) != _kinds(v)} for s, f in self.items()}
-        return {"figures": figures, "epochs": {s: list(e) for s, e in self.epochs.items()}, "of": of, "kinds": kinds}
+        rates = {name: [list(self.rate_epochs[name]), list(v)] for name, v in self.learning_rates.items()}
+        epochs = {s: list(e) for s, e in self.epochs.items()}
+        return {"figures": figures, "epochs": epochs, "of": of, "kinds": kinds, "rates": rates}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Replace everything by what `state_dict` returned."""
@@ -188,6 +232,30 @@ class History(dict[str, dict[str, list[Any]]]):
                 self.setdefault(stage, {})[name] = [_array(v, k) for v, k in zip(values, of, strict=True)]
         self.epochs = {s: list(e) for s, e in state["epochs"].items()}
         self._of = {s: {n: list(e) for n, e in names.items()} for s, names in state["of"].items()}
+        rates = state.get("rates", {})
+        self.rate_epochs = {name: list(epochs) for name, (epochs, _) in rates.items()}
+        self.learning_rates = {name: list(values) for name, (_, values) in rates.items()}
+
+
+def rates_by_name(optimizers: Any) -> dict[str, float]:
+    """The learning rates of ``trainer.opt``: ``{'lr': ...}``, or ``{'lr/<optimizer>.<group>': ...}``.
+
+    The optimizer's name is in it where there are several of them; the group's name, or number, where it is one of
+    several.
+
+    Example:
+        >>> from deepepochs_like import Trainer
+        >>> rates_by_name(Trainer(torch.nn.Linear(2, 1), verbose=0).opt)
+        {'lr': 0.001}
+    """
+    rates: dict[str, float] = {}
+    for name, optimizer in optimizers.items():
+        groups = optimizer.param_groups
+        for index, group in enumerate(groups):
+            parts = [name] if len(optimizers) > 1 else []
+            parts += [str(group.get("name", index))] if len(groups) > 1 else []
+            rates["/".join([RATE, ".".join(parts)]) if parts else RATE] = float(group["lr"])
+    return rates
 
 
 def _plain(value: Any) -> Any:

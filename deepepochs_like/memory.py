@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from . import storage
 from .checkpoint import CheckpointStore, entry_of
-from .errors import ArgumentError, CheckpointError, EngineWarning, StateError
+from .errors import ArgumentError, CheckpointError, StateError
 from .explain import explain_run
 from .legacy import load_deepepochs
 from .plan import trained_modules
@@ -23,6 +22,7 @@ from .run import CHECKPOINTS, RunFolder
 from .state import check_module, keyed, load_trainer_state, trainer_state
 from .tools import Tools
 from .types import StateDict
+from .utils.warn import warn
 from .weights import (
     WeightsReport,
     load_weights,
@@ -135,8 +135,8 @@ class Memory(Tools):
         report = load_weights(self.model.trained_module, path, strict)
         self.aside = None
         for callback in self.callbacks:
-            if hasattr(callback, "look_at"):
-                callback.restart(self)
+            if hasattr(callback, "begin_anew"):  # what it keeps belongs to the weights before
+                callback.begin_anew(self)
         if not strict:
             self.print(report)
         return report
@@ -181,7 +181,7 @@ class Memory(Tools):
                 kind = type(callback).__name__
                 if key not in averages and any(other.partition("(")[0] == kind for other in averages):
                     message = f"{which}: it holds no average of {key}, so the weights themselves are looked at"
-                    warnings.warn(message, EngineWarning, stacklevel=4)
+                    warn(message)
                 callback.look_at(self, averages.get(key))
 
     def _checkpoint(self, which: Any) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +11,14 @@ from torch import nn
 
 from .binding import bind_tasks, resolve_step
 from .checks import check_count
-from .errors import ArgumentError, ArgumentTypeError, EngineWarning
+from .errors import ArgumentError, ArgumentTypeError
 from .fits import begin, passed_over, take_up
 from .history import History
 from .progress import Progress
 from .resume import close_run, open_run
 from .task import EpochTask, Steps, listify
 from .types import Stage
+from .utils.warn import warn
 
 
 @dataclass
@@ -204,10 +204,11 @@ def _plan_epochs(trainer: Any, plan: Plan, epochs: int | None, base: tuple[int, 
     start = done if base is None else base[0]
     plan.until_epoch = plan.epochs = trainer.epochs if epochs is None else start + epochs
     if plan.epochs <= done > 0 and base is not None and trainer.verbose:
-        trainer.print(f"nothing to do: {done} epochs are done, and {plan.epochs} were asked for")
+        message = f"nothing to do: {done} epochs are done, and {plan.epochs} were asked for"
+        trainer.print(f"{message}; ask for more epochs to train on")
     elif epochs is None and base is None and plan.epochs <= done > 0:
         message = f"fit has nothing to do: {done} of {plan.epochs} epochs are done; fit(..., epochs=k) runs k more"
-        warnings.warn(message, EngineWarning, stacklevel=4)
+        warn(message)
     return plan
 
 
@@ -221,6 +222,9 @@ def _plan_steps(
     length = plan.train[0].source_of("train").length
     per_round = val_every_steps or (math.ceil(length / trainer.accumulate) if length else None)
     opened = trainer.pending if trainer.resuming is None else trainer.resuming
+    if base is not None and plan.until_step <= step and not (opened and opened["open"]) and trainer.verbose:
+        message = f"nothing to do: {step} updates are done, and {plan.until_step} were asked for"
+        trainer.print(f"{message}; ask for more max_steps to train on")
     began = opened["open"]["began"] if opened and opened["open"] else step  # an open epoch is one of those to come
     if val_every_steps is not None:  # they end at its multiples
         rounds = math.ceil(plan.until_step / val_every_steps) - began // val_every_steps
@@ -247,6 +251,6 @@ def drop_gradients(trainer: Any) -> None:
     if window is not None:
         if window.batches:
             message = f"an open accumulation window is dropped, with the gradients of {window.batches} batches in it"
-            warnings.warn(message, EngineWarning, stacklevel=4)
+            warn(message)
         window.reset()
     trainer.opt.zero_grad()

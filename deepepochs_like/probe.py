@@ -143,7 +143,7 @@ def _data_loaders(trainer: Any, loaders: Sequence[Any]) -> list[DataLoader[Any]]
 def _begin(trainer: Any, part: Sequence[Any]) -> None:
     """Make of a trainer one that has not begun, and that nobody hears of."""
     progress = trainer.progress
-    trainer.callbacks = [*part, Silence()]
+    trainer.callbacks, trainer.attached = [*part, Silence()], []  # those left out are not taken out
     trainer.progress = Progress(epoch=progress.epochs_done, step=progress.step, began=progress.step)
     trainer.history, trainer.train_metrics, trainer.val_metrics = History(), {}, {}
     trainer.pending = trainer.resuming = trainer.run_folder = None

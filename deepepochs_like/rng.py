@@ -6,14 +6,14 @@ States hold ints, floats, lists and tensors only, so that they load with ``weigh
 from __future__ import annotations
 
 import random
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 
-from .errors import ArgumentError, EngineWarning
+from .errors import ArgumentError
 from .types import StateDict
+from .utils.warn import warn
 
 
 def set_seed(seed: int) -> None:
@@ -74,7 +74,7 @@ def set_rng_state(state: StateDict) -> None:
     devices: list[Any] = state.get("cuda", [])[: torch.cuda.device_count()]
     if len(devices) < len(state.get("cuda", [])):
         message = f"the state has generators of {len(state['cuda'])} CUDA devices; {len(devices)} of them are here"
-        warnings.warn(message, EngineWarning, stacklevel=2)
+        warn(message)
     if "python" in state:
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))

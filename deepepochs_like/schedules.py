@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,8 +18,9 @@ from typing import Any, overload
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from .errors import ArgumentError, ArgumentTypeError, EngineWarning, StateError
+from .errors import ArgumentError, ArgumentTypeError, StateError
 from .types import StateDict
+from .utils.warn import warn
 
 #: What torch's OneCycleLR begins and ends with, in parts of its peak.
 _FIRST_OF_CYCLE, _LAST_OF_CYCLE = 1 / 25, 1 / 250_000
@@ -269,7 +269,7 @@ class ScheduleLR(LambdaLR):
                 f"the learning rate goes on with the schedule of its state, {saved!r}; this one was made with "
                 f"{self.schedule!r}. To change it, give trainer.opt[...] a new scheduler once the state is loaded"
             )
-            warnings.warn(message, EngineWarning, stacklevel=2)
+            warn(message)
         super().load_state_dict(state)
         self.schedule, self.lr_lambdas = saved, [saved] * len(self.lr_lambdas)
 
@@ -315,7 +315,7 @@ def cosine(n: float, start: float | None = None, end: float = 0.0) -> Schedule:
     """Go along half a cosine: ``last + (first - last) * (1 + cos(pi t / n)) / 2``, as torch's CosineAnnealingLR.
 
     Args:
-        n: how long.
+        n: how long; it is half of a wave.
         start: the first factor; by default where the part before it ended, or 1.
         end: the last factor.
 

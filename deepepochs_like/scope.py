@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,13 +13,14 @@ import torch
 
 from .callbacks.stop_file import StopFile
 from .data.workers import WatchfulIterator
-from .errors import EngineWarning, HookError, NonFiniteLossError, StateError, StopLoopException, add_note, chain
+from .errors import HookError, NonFiniteLossError, StateError, StopLoopException, add_note, chain
 from .events import EVENTS, check_callback, method_of
 from .hooks import Hooks, Listeners, fire
 from .plan import drop_gradients, trained_modules
 from .resume import advice, close_run
 from .signals import SIGNALS, Interruptions
 from .task import EpochTask
+from .utils.warn import warn
 
 ANSWERS = ("skip_batch", "stop")
 
@@ -49,6 +49,12 @@ class RunScope:
         trainer = self.trainer
         for callback in trainer.callbacks:
             check_callback(callback)
+        if not trainer.running:  # within a run those that it began with are still heard
+            for callback in trainer.attached:
+                if all(callback is not other for other in trainer.callbacks):
+                    callback.detach(trainer)
+            trainer.attached = list(trainer.callbacks)
+        for callback in trainer.callbacks:
             callback.attach(trainer)
         return Hooks(listeners_of(trainer) if self.name == "fit" else trainer.callbacks)
 
@@ -144,7 +150,7 @@ class RunScope:
             if not any(getattr(c, "keeps_checkpoints", False) for c in trainer.callbacks):
                 where = f"epoch {trainer.progress.epoch + 1}, update {trainer.progress.step}"
                 message = f"{received.name}: stopped in {where}; nothing was saved, as no callback keeps checkpoints"
-                warnings.warn(message, EngineWarning, stacklevel=4)
+                warn(message)
         finally:  # also where warnings are errors: who sent the signal goes by the exit code
             if self.interruptions.exit_code is not None:
                 raise SystemExit(self.interruptions.exit_code) from error

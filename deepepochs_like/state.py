@@ -11,8 +11,10 @@ from torch import nn
 
 from .errors import StateError
 from .fits import check_rates, interrupted, loaders, rates, rates_in
+from .history import rates_by_name
 from .rng import rng_state, set_rng_state
 from .types import StateDict
+from .utils.warn import warn
 
 FORMAT = 1
 
@@ -31,6 +33,7 @@ def trainer_state(trainer: Any) -> StateDict:
         "loss": trainer.loss.function.state_dict() if isinstance(trainer.loss.function, nn.Module) else None,
         "optimizers": trainer.opt.state_dict(),
         "callbacks": {key: callback.state_dict() for key, callback in keyed(trainer.callbacks).items()},
+        "optional": [key for key, callback in keyed(trainer.callbacks).items() if _is_optional(callback)],
         "history": trainer.history.state_dict(),
         "progress": {"epoch": progress.epoch + (progress.stage == "end"), "step": progress.step},
         "closing": closing,
@@ -125,10 +128,21 @@ def check_state(trainer: Any, state: Any) -> None:
         raise StateError(f"the open accumulation window has gradients of {lost_names}, which the model has not")
     if lost_names := sorted(set(state.get("gradients") or {}) - set(parameters(trainer))):
         raise StateError(f"the state has gradients of {lost_names}, which the model has not")
+    lost, optional = _lost_callbacks(trainer, state), state.get("optional", [])
+    if needed := [key for key in lost if key not in optional]:
+        here = list(keyed(trainer.callbacks))
+        raise StateError(f"the state has callbacks {needed}, which the trainer has not (it has {here})")
+
+
+def _is_optional(callback: Any) -> bool:
+    """Whether a run can go on without a callback: one that only writes down what it sees."""
+    return bool(getattr(callback, "optional_state", False))
+
+
+def _lost_callbacks(trainer: Any, state: Mapping[str, Any]) -> list[str]:
+    """The callbacks that a state has something of, and the trainer has not."""
     here = keyed(trainer.callbacks)
-    lost = [key for key, saved in state["callbacks"].items() if saved and key not in here]
-    if lost:
-        raise StateError(f"the state has callbacks {lost}, which the trainer has not (it has {list(here)})")
+    return [key for key, saved in state["callbacks"].items() if saved and key not in here]
 
 
 def check_module(where: str, module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -155,6 +169,11 @@ def check_module(where: str, module: nn.Module, state: Mapping[str, Any]) -> Non
 def load_trainer_state(trainer: Any, state: StateDict) -> None:
     """Check everything, then load everything; see `Trainer.load_state_dict`."""
     check_state(trainer, state)
+    for key in _lost_callbacks(trainer, state):  # those that are optional, or it would have been an error
+        warn(
+            f"the checkpoint holds the state of {key}, which this trainer has not: what that wrote of the run stops at "
+            f"update {state['progress']['step']}. The run goes on without it"
+        )
     made = {} if trainer.progress.fits or trainer.progress.step else rates(trainer)
     if "made" in state:  # read from the disk for a fit that has begun
         check_rates(state["fits"], state["made"], rates_in(state))
@@ -171,6 +190,7 @@ def load_trainer_state(trainer: Any, state: StateDict) -> None:
     _load_gradients(trainer, state)
     trainer.progress.fits = [dict(record) for record in state.get("fits", [])]
     if state["closing"] is not None:  # taken when the epoch was over but for its schedulers
+        trainer.history.record_rates(state["progress"]["epoch"] - 1, rates_by_name(trainer.opt))
         for optimizer in trainer.opt:
             optimizer.step_after_epoch(*state["closing"])
     trainer.pending = {k: state[k] for k in ("callbacks", "sources", "open", "rng")}
@@ -197,6 +217,7 @@ def advance(trainer: Any) -> None:
     progress = trainer.progress
     _let_go(trainer)
     progress.opened = None
+    trainer.history.record_rates(progress.epoch, rates_by_name(trainer.opt))
     for optimizer in trainer.opt:
         optimizer.step_after_epoch(trainer.train_metrics, trainer.val_metrics)
     progress.epoch, progress.stage, progress.began = progress.epoch + 1, "", progress.step

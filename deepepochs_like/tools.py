@@ -11,7 +11,7 @@ from .types import Stage
 
 if TYPE_CHECKING:
     from .callbacks.batch_size_finder import BatchSizeFinding
-    from .callbacks.lr_find import LRFinding
+    from .callbacks.lr_finding import LRFinding
     from .doctor import Diagnosis
     from .dry_runs import DevRun, Overfit
 

@@ -1,7 +1,8 @@
 """Curves, learning rates, hyper-parameters, the model's graph and pictures in TensorBoard.
 
 Two runs with different learning rates, of which one is stopped in mid-epoch and resumed: its curves have no gap.
-Look at such runs with `tensorboard --logdir logs`, or `with board.run_tensorboard() as page: ...`.
+Look at such runs with `tensorboard --logdir logs`, or `with board.run_tensorboard() as page: ...`: its tab Custom
+Scalars has training and validation in one chart.
 """
 
 import tempfile
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from deepepochs_like import Callback, Checkpoint, TensorBoard, Trainer, set_seed
+from deepepochs_like.callbacks.board_layout import layouts
 from deepepochs_like.callbacks.tensorboard import scalars
 from deepepochs_like.metrics import accuracy
 
@@ -28,6 +30,7 @@ class Mistakes(Callback):
         step = trainer.progress.step
         trainer.writer.add_images("digits", val[:8][0].view(8, 1, 8, 8), step)
         trainer.writer.add_text("taken for", ", ".join(map(str, self.guesses)), step)
+        trainer.writer.add_histogram("weights/first", next(trainer.model.parameters()).detach(), step)
         trainer.log({"weights/norm": sum(p.detach().norm() for p in trainer.model.parameters())})
 
 
@@ -71,5 +74,6 @@ with tempfile.TemporaryDirectory() as folder:  # without folder= runs lie in ./l
         print(runs.name, {step: f"{value:.3f}" for step, value in curves["accuracy/val"].items()})
     curves = scalars(Path(folder, "lr-0.01", "tensorboard"))
     print("\ntags:", ", ".join(sorted(curves)))
+    print("charts:", layouts(Path(folder, "lr-0.01", "tensorboard")))
     resumed = all(abs(a - b) < 1e-6 for a, b in zip(curves["loss/val"].values(), history["val"]["loss"], strict=True))
     print(f"resumed in mid-epoch, batches at {list(curves['loss/train_batch'])}; equal to the history: {resumed}")

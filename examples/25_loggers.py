@@ -70,6 +70,9 @@ with tempfile.TemporaryDirectory() as folder:  # without folder= runs lie in ./l
     losses = [row["val/loss"] for row in rows if "epoch" in row]
     print("losses of epochs equal the history's:", losses == history["val"]["loss"], "\n")
 
+    # What was logged to no file is kept by the history: also the learning rates, which history.plot() draws.
+    print("learning rates of the epochs:", history.learning_rates, "\n")
+
     with Path(folder, "digits", "metrics.csv").open(newline="") as file:
         for row in csv.reader(file):
             print(" ".join(f"{cell[:14]:14}" for cell in row).rstrip())

@@ -18,7 +18,9 @@ import deepepochs_like
 NAMES = {"torch": torch, "np": np}
 # What the examples of a module need beyond the core, to be skipped where it is absent.
 NEEDS = {
-    "deepepochs_like.pictures": "matplotlib",
+    "deepepochs_like.pictures.curves": "matplotlib",
+    "deepepochs_like.pictures.rates": "matplotlib",
+    "deepepochs_like.pictures.sheet": "matplotlib",
     "deepepochs_like.utils.plots": "matplotlib",
     "deepepochs_like.utils.yaml_file": "yaml",
 }

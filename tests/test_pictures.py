@@ -361,6 +361,28 @@ def test_flat_images_get_the_shape_given() -> None:
     assert as_image(torch.rand(192), (3, 8, 8)).shape == (8, 8, 3)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    "ys",
+    [
+        [0.0, 0.3],
+        [0.69314, 0.69318],
+        [1.000001, 1.000002],
+        [123456.7, 123456.9],
+        [-123456.25, -123456.75],
+        [1e6, 1.2e6],
+    ],
+)
+def test_labels_of_an_axis_tell_its_ticks_apart_and_fit_in(ys: list[float]) -> None:
+    picture = ET.fromstring(line_svg({"": ([1, 100_000], ys)}))
+    texts = [(float(one.attrib["x"]), one.get("text-anchor"), one.text or "") for one in picture if "text" in one.tag]
+    rows = [(x, text) for x, anchor, text in texts if anchor == "end"]
+    values = [float(text) for _, text in rows]
+    assert len(values) == len(set(values)) >= 2
+    assert np.diff(values) == pytest.approx(np.diff(values).mean(), rel=0.01)
+    assert all(x - 6 * len(text) >= 0 for x, text in rows)
+    assert all(x + 3 * len(text) <= 440 for x, anchor, text in texts if anchor == "middle")
+
+
 def test_pictures_are_what_decoders_read() -> None:
     image = pytest.importorskip("PIL.Image")
     for pixels in (np.arange(48, dtype=np.uint8).reshape(6, 8), np.arange(72, dtype=np.uint8).reshape(4, 6, 3)):

@@ -40,7 +40,7 @@ LATER: dict[str, str] = {
     "Analyze": ".analyze",
     "AnalyzeCallback": ".analyze",
     "Interpret": ".interpret",
-    "InterpreteCallback": ".interpret",
+    "InterpreteCallback": ".interprete_callback",
     # end of LATER
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError, ArgumentTypeError
-from ..execution.window import open_window
+from ..execution.window import close_window, open_window
 from .base import Callback
 
 
@@ -41,7 +41,6 @@ class GradientAccumulation(Callback):
             raise ArgumentError("schedule={}: at least one {epoch: batches per update} is needed")
         self.schedule = dict(sorted(schedule.items()))
         self._before = 1
-        self._trainer: Any = None
 
     def at(self, epoch: int) -> int:
         """Batches per update in an epoch, counted from 0."""
@@ -49,8 +48,16 @@ class GradientAccumulation(Callback):
         return begun[-1] if begun else self._before
 
     def attach(self, trainer: Any) -> None:
-        if self._trainer is trainer:
+        """Give the execution a window in time: a state may be loaded into it before a fit begins."""
+        execution = trainer.execution
+        owner, before = getattr(execution, "accumulated_by", (None, 1))
+        if owner is self:  # before another trainer's, maybe
+            self._before = before
             return
+        if owner is not None:
+            raise ArgumentError(
+                "callbacks: two GradientAccumulation; put both schedules into one: GradientAccumulation({0: 8, 10: 2})"
+            )
         if getattr(trainer.accelerator, "gradient_accumulation_steps", 1) > 1:
             raise ArgumentError(
                 "GradientAccumulation and Accelerator(gradient_accumulation_steps=...): let one of the two accumulate"
@@ -59,9 +66,23 @@ class GradientAccumulation(Callback):
             raise ArgumentError(
                 f"accumulate={trainer.accumulate} and GradientAccumulation from epoch 0 on: leave one of the two out"
             )
-        self._trainer, self._before = trainer, trainer.accumulate
-        if trainer.execution.window is None:
-            open_window(trainer.execution)
+        self._before = trainer.accumulate
+        execution.accumulated_by = (self, self._before)
+        if execution.window is None:
+            open_window(execution)
+
+    def detach(self, trainer: Any) -> None:
+        """Give the trainer its own number of batches back: without the schedule nobody would set another."""
+        execution = trainer.execution
+        owner, before = getattr(execution, "accumulated_by", (None, 1))
+        if owner is not self:  # it was refused
+            return
+        del execution.accumulated_by
+        trainer.accumulate = before
+        if before == 1:
+            close_window(execution)
+        else:
+            execution.window.size = before
 
     def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
         trainer.accumulate = trainer.execution.window.size = self.at(epoch_idx)

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import ArgumentError, ArgumentTypeError, did_you_mean
 from ..execution.precision import MixedPrecision, widen
+from ..state import keyed
 from ..types import StateDict
 from .base import Callback
 
@@ -21,7 +22,7 @@ class AMP(Callback):
     ``'bf16'`` needs nothing else. ``'fp16'`` scales the loss, so that small gradients do not vanish: gradients are
     unscaled before any hook sees them, an update whose gradients overflowed is left out (its optimizer's scheduler does
     not step either), and `skipped` counts those. The scaler is part of the state. Models return float32:
-    tensors, and those in tuples, lists and dicts.
+    tensors, and those in tuples, lists, dicts and objects of dataclasses.
 
     Args:
         precision: ``'bf16'`` or ``'fp16'``.
@@ -73,6 +74,7 @@ class AMP(Callback):
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def attach(self, trainer: Any) -> None:
+        """Install the precision on the execution, once: a state of the scaler may be loaded before a fit begins."""
         installed = getattr(trainer.execution, "precision_of", (None, None))
         if installed[0] is self:  # before another trainer's, maybe
             self._mixed = installed[1]
@@ -95,6 +97,11 @@ class AMP(Callback):
         trainer.execution.around = partial(self._begin, trainer, self._mixed)
         trainer.execution.precision_of = (self, self._mixed)
 
+    def detach(self, trainer: Any) -> None:
+        installed: Any = getattr(trainer.execution, "precision_of", (None, None))
+        if installed[0] is self:
+            installed[1].remove()
+
     def _begin(self, trainer: Any, mixed: MixedPrecision, step: Any) -> Any:
         """A task begins: the modules that it calls return float32, and its step runs in the precision."""
         for handle in trainer.models.values():
@@ -116,7 +123,24 @@ class AMP(Callback):
             self._mixed.skipped = self._told = int(state_dict["skipped"])
             self._mixed.restored()
 
+    def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+        """Give the gradients of a state this run's scale, where they were added up with another precision's."""
+        if trainer.pending is None or self._mixed is None:
+            return
+        key = next(key for key, callback in keyed(trainer.callbacks).items() if callback is self)
+        saved = trainer.pending["callbacks"].get(key) or {}
+        before, now = float(saved.get("scaler", {}).get("scale", 1.0)), self.scale
+        if before == now:
+            return
+        for group in trainer.opt.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(now / before)
+        self._mixed.restored()
+        trainer.pending["callbacks"] = {**trainer.pending["callbacks"], key: self.state_dict()}
+
     def on_after_train_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int) -> None:
+        """Say how many updates were left out, as nothing else shows that an epoch had fewer."""
         if (new := self.skipped - self._told) and trainer.verbose:
             trainer.print(
                 f"epoch {epoch_idx + 1}: {new} update{'s' * (new > 1)} left out, as float16 gradients overflowed; "

@@ -24,6 +24,12 @@ Found: TypeAlias = "tuple[torch.Tensor, torch.Tensor, int]"
 _PIECE = 1 << 24
 #: DeepEpochs' words.
 _MODES = {"forward": "outputs", "backward": "gradients"}
+#: What else the two are called.
+_MEANT = {
+    **_MODES,
+    **dict.fromkeys(("fwd", "out", "activation", "activations"), "outputs"),
+    **dict.fromkeys(("bwd", "grad", "grads"), "gradients"),
+}
 
 
 class Analyze(Callback):
@@ -67,6 +73,8 @@ class Analyze(Callback):
         {'0': (-0.5, 0.0), '1': (0.0, 1.0)}
     """
 
+    optional_state = True
+
     def __init__(
         self,
         what: str = "outputs",
@@ -80,7 +88,9 @@ class Analyze(Callback):
         refuse_unknown(type(self).__name__, unknown, Analyze.__init__)
         super().__init__(priority)
         if what not in WHAT:
-            raise ArgumentError(f"what={what!r}: 'outputs' or 'gradients' is needed{did_you_mean(str(what), WHAT)}")
+            meant = _MEANT.get(str(what).lower())
+            hint = f"; did you mean {meant!r}?" if meant else did_you_mean(str(what), WHAT)
+            raise ArgumentError(f"what={what!r}: 'outputs' or 'gradients' is needed{hint}")
         for name, count in (("every", every), ("bins", bins)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ArgumentError(f"{name}={count!r}: an int from 1 on is needed")
@@ -228,7 +238,9 @@ class AnalyzeCallback(Analyze):
     ) -> None:
         refuse_unknown("AnalyzeCallback", unknown, AnalyzeCallback.__init__)
         if mode not in _MODES:
-            raise ArgumentError(f"mode={mode!r}: 'backward' or 'forward' is needed{did_you_mean(str(mode), _MODES)}")
+            alike = next((name for name, what in _MODES.items() if what == _MEANT.get(str(mode).lower(), mode)), None)
+            hint = f"; did you mean {alike!r}?" if alike else did_you_mean(str(mode), _MODES)
+            raise ArgumentError(f"mode={mode!r}: 'backward' or 'forward' is needed{hint}")
         if not isinstance(log_dir, (str, os.PathLike)):
             raise ArgumentTypeError(f"log_dir={log_dir!r}: the path of a folder is needed")
         super().__init__(_MODES[mode], every, priority=priority)

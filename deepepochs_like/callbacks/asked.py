@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-from ..errors import EngineWarning
+from ..state import keyed
+from ..utils.warn import warn
 
 
 def max_steps_of(trainer: Any) -> int | None:
@@ -24,8 +24,31 @@ def max_steps_of(trainer: Any) -> int | None:
     return steps
 
 
+def forget_pending(trainer: Any, callback: Any) -> None:
+    """Take what is a callback's out of a state that a trainer is still to go on with; the state itself stays whole.
+
+    Args:
+        trainer: whose callback it is.
+        callback: one of its callbacks; of any other nothing is known.
+
+    Example:
+        >>> from deepepochs_like import EMA, Trainer
+        >>> trainer = Trainer(torch.nn.Linear(1, 1), callbacks=[EMA()], verbose=0)
+        >>> trainer.pending = {"callbacks": {"EMA(0.999)": {}, "other": {}}}
+        >>> forget_pending(trainer, trainer.callbacks[0]); trainer.pending
+        {'callbacks': {'other': {}}}
+    """
+    if trainer.pending is not None:
+        lost = {key for key, one in keyed(trainer.callbacks).items() if one is callback}
+        saved = trainer.pending["callbacks"]
+        trainer.pending["callbacks"] = {key: state for key, state in saved.items() if key not in lost}
+
+
 def warn_beyond(trainer: Any, epochs: int, what: str, first: int, least: str) -> None:
-    """Warn of something that begins with an epoch to which the fit does not go; not where it is measured in updates.
+    """Say that something begins with an epoch to which the fit does not go; not where it is measured in updates.
+
+    A fit that goes to the trainer's own number of epochs is all that is planned, so that it is a warning. One that was
+    asked for another number may be a phase of several, of which a later one comes there: this is printed, once.
 
     Args:
         trainer: whose fit it is.
@@ -34,6 +57,11 @@ def warn_beyond(trainer: Any, epochs: int, what: str, first: int, least: str) ->
         first: the epoch that it begins with, counted from 0.
         least: what to do about it.
     """
-    if first >= epochs > 0 and max_steps_of(trainer) is None:
-        message = f"{what} does nothing in this fit: it begins with epoch {first}, counted from 0, and the last one is "
-        warnings.warn(f"{message}{epochs - 1}; {least}", EngineWarning, stacklevel=3)
+    if not first >= epochs > 0 or max_steps_of(trainer) is not None:
+        return
+    message = f"{what} does nothing in this fit: it begins with epoch {first}, counted from 0, and the last one is "
+    if epochs == trainer.epochs:
+        warn(f"{message}{epochs - 1}; {least}")
+    elif what not in trainer.said and trainer.verbose:
+        trainer.said.add(what)
+        trainer.print(f"{message}{epochs - 1}; a later fit may come there")

@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..errors import ArgumentError
 from ..types import StateDict
+from .asked import forget_pending
 from .base import Callback
 
 
@@ -47,12 +48,16 @@ class Averaging(Callback):
         return max((int(average.n_averaged) for average in self._averages.values()), default=0)
 
     def attach(self, trainer: Any) -> None:
+        """Refuse a second average, and let go of one that is of another trainer's models."""
         both = [type(callback).__name__ for callback in trainer.callbacks if isinstance(callback, Averaging)]
         if len(both) > 1:
             raise ArgumentError(f"callbacks: {' and '.join(both)}: evaluation can look at one average; leave one out")
         if self._trainer is not None and self._trainer is not trainer:
             self._averages = {}  # those of another trainer's models
         self._trainer = trainer
+
+    def detach(self, trainer: Any) -> None:
+        show(trainer, {})
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
         self._begin()
@@ -61,7 +66,7 @@ class Averaging(Callback):
         """Begin an average, where there is none, and have evaluation look at it once it holds something."""
         trainer = self._trainer
         if not self._averages:
-            self._averages = {name: self.averaged(_own(trainer, h)) for name, h in trainer.models.items()}
+            self._averages = {name: self.averaged(own_module(trainer, h)) for name, h in trainer.models.items()}
         show(trainer, {name: average.module for name, average in self._averages.items() if int(average.n_averaged)})
 
     def update(self, trainer: Any, names: Any = None) -> None:
@@ -75,7 +80,7 @@ class Averaging(Callback):
         for name, average in self._averages.items():
             if names is None or name in names:
                 first = first or not int(average.n_averaged)
-                average.update_parameters(_own(trainer, trainer.models[name]))
+                average.update_parameters(own_module(trainer, trainer.models[name]))
         if first:
             self._begin()
 
@@ -97,24 +102,32 @@ class Averaging(Callback):
         """
         modules = {}
         for name, saved in (state or {}).items():
-            average = self.averaged(_own(trainer, trainer.models[name]))
+            average = self.averaged(own_module(trainer, trainer.models[name]))
             average.load_state_dict(saved)
             if int(average.n_averaged):
                 modules[name] = average.module
         show(trainer, modules)
 
-    def restart(self, trainer: Any) -> None:
-        """Forget the average, and begin one anew: the model was given other weights."""
+    def begin_anew(self, trainer: Any) -> None:
+        """Forget the average, as the model was given other weights: `trainer.load_weights` calls it.
+
+        Args:
+            trainer: whose weights they are; a state that it is still to go on with is forgotten, too.
+        """
         self._averages = {}
-        if trainer.pending is not None:
-            trainer.pending["callbacks"].pop(self.state_key(), None)
+        forget_pending(trainer, self)
         show(trainer, {})
         if trainer.running == "fit":
             self._begin()
 
 
-def _own(trainer: Any, handle: Any) -> nn.Module:
-    """The module that is trained; behind an Accelerator the one inside."""
+def own_module(trainer: Any, handle: Any) -> nn.Module:
+    """The module that is trained; behind an Accelerator the one inside.
+
+    Args:
+        trainer: whose it is.
+        handle: one of ``trainer.models``.
+    """
     module: nn.Module = handle.trained_module
     return module if trainer.accelerator is None else trainer.accelerator.unwrap_model(module)
 

@@ -60,6 +60,9 @@ class Callback:
     #: Whether training is not the same without it (precision, clipping), so that it takes part where training is only
     #: tried out, as in `trainer.find_lr`; all others stay out of that.
     part_of_training: bool = False
+    #: Whether it only looks on and writes down, so that a run whose checkpoint has its state goes on without it, with a
+    #: warning; without any other callback that has a state there it is refused.
+    optional_state: bool = False
 
     def __init__(self, priority: float = 1) -> None:
         self.priority = priority
@@ -68,6 +71,12 @@ class Callback:
         """Prepare the trainer for what has to be known before a run begins, such as its precision.
 
         Called when the trainer is made, and at the start of every run: doing it again must change nothing.
+        """
+
+    def detach(self, trainer: Any) -> None:
+        """Undo what `attach` did: the callback has been taken out of ``trainer.callbacks``.
+
+        Called at the start of the first run without it.
         """
 
     def state_key(self) -> str:

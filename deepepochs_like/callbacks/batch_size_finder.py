@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..checks import check_count
 from ..data.workers import is_plain
-from ..errors import ArgumentError, ArgumentTypeError, refuse_unknown
+from ..errors import ArgumentError, ArgumentTypeError, add_note, refuse_unknown
 from ..probe import as_request, data_of, on_data, rest, train, untouched
 from .base import Callback
+from .finder import Finder
 from .on_oom import is_out_of_memory
 
 
@@ -98,6 +99,29 @@ class Endless:
             first = (first + self.size) % self.length
 
 
+class Again(IterableDataset[Any]):
+    """The samples of a stream, again from the first behind the last.
+
+    Args:
+        stream: an iterable dataset.
+
+    Example:
+        >>> stream = iter(Again([1, 2])); [next(stream) for _ in range(5)]
+        [1, 2, 1, 2, 1]
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Any]:
+        there_are = True
+        while there_are:
+            there_are = False
+            for sample in self.stream:
+                there_are = True
+                yield sample
+
+
 class Search:
     """Try batch sizes on a trainer, within a probe.
 
@@ -118,7 +142,7 @@ class Search:
     def loader(self, size: int) -> DataLoader[Any]:
         """Batches of a size, made here: worker processes are of no account to the device."""
         if isinstance(self.dataset, IterableDataset):
-            return DataLoader(self.dataset, size, drop_last=True, collate_fn=self.collate)
+            return DataLoader(Again(self.dataset), size, drop_last=True, collate_fn=self.collate)
         return DataLoader(self.dataset, batch_sampler=Endless(len(self.dataset), size), collate_fn=self.collate)
 
     def fits(self, size: int) -> bool:
@@ -128,8 +152,9 @@ class Search:
             torch.cuda.reset_peak_memory_stats(self.trainer.device)
         try:
             seconds = self._train(size)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
+                add_note(error, f"in find_batch_size, with {size} of the dataset's samples in a batch")
                 raise
             error.__traceback__ = None  # its frames hold what fills the memory
         finally:
@@ -222,7 +247,8 @@ def search(
         raise ArgumentTypeError(
             f"{kind} makes batches in its own way, so that their size cannot be set; pass a dataset"
         )
-    if not hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
+    indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not indexed and not isinstance(dataset, IterableDataset):
         raise ArgumentTypeError(
             f"dataset={dataset!r}: a dataset or a DataLoader is needed, to make batches of any size"
         )
@@ -239,7 +265,7 @@ def search(
     return BatchSizeFinding(largest, found.tried, why)
 
 
-class BatchSizeFinder(Callback):
+class BatchSizeFinder(Finder):
     """Find out, when a run begins, how large its batches could be, and show it; the run keeps the batches it has.
 
     It does what ``trainer.find_batch_size`` does, with the first training task of the run, and leaves no trace. A run
@@ -267,7 +293,7 @@ class BatchSizeFinder(Callback):
         8
     """
 
-    tries_out = True
+    finding: BatchSizeFinding | None
 
     def __init__(
         self, start: int = 2, most: int | None = None, steps: int = 3, *, priority: float = 1, **unknown: NoReturn
@@ -279,17 +305,12 @@ class BatchSizeFinder(Callback):
         if most is not None:
             check_count("most", most)
         self.start, self.most, self.steps = start, most, steps
-        self.finding: BatchSizeFinding | None = None
 
-    def on_before_fit(self, trainer: Any, epochs: int) -> None:
-        if trainer.pending is not None or trainer.resuming is not None or trainer.progress.step:
-            return
+    def find(self, trainer: Any) -> BatchSizeFinding:
         task = trainer.stage_tasks["train"][0]
         if not isinstance(task.dataloader, DataLoader):
             raise ArgumentTypeError(
                 f"BatchSizeFinder: train_dl is a {type(task.dataloader).__name__}; it has to be a DataLoader, for "
                 "batches of other sizes to be made"
             )
-        self.finding = search(trainer, task, start=self.start, most=self.most, steps=self.steps)
-        if trainer.verbose:
-            trainer.print(self.finding)
+        return search(trainer, task, start=self.start, most=self.most, steps=self.steps)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NoReturn
 
-from ..errors import ArgumentError, EngineWarning, refuse_unknown
+from ..errors import ArgumentError, refuse_unknown
 from ..types import StateDict
+from ..utils.warn import warn
+from .asked import forget_pending
 from .checkpoint import Checkpoint
 from .early_stopping import EarlyStopping
 
@@ -64,6 +65,26 @@ class CheckCallback(Checkpoint):
     def ended(self) -> str:
         return self.stopper.ended() if self.stopper else ""
 
+    def attach(self, trainer: Any) -> None:
+        super().attach(trainer)
+        if self.stopper:
+            self.stopper.attach(trainer)
+
+    def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        super().on_before_fit(trainer, epochs)
+        if self.stopper:
+            self.stopper.on_before_fit(trainer, epochs)
+
+    def begin_anew(self, trainer: Any) -> None:
+        """Have the patience begin anew, as the model was given other weights: `trainer.load_weights` calls it.
+
+        Args:
+            trainer: whose weights they are.
+        """
+        if self.stopper:
+            self.stopper.begin_anew(trainer)
+            forget_pending(trainer, self)
+
     def on_after_epoch(
         self, trainer: Any, train_tasks: Any, val_tasks: Any, train_metrics: Any, val_metrics: Any, epoch_idx: int
     ) -> None:
@@ -71,6 +92,7 @@ class CheckCallback(Checkpoint):
             self.stopper.on_after_epoch(trainer, train_tasks, val_tasks, train_metrics, val_metrics, epoch_idx)
 
     def on_before_test_epochs(self, trainer: Any, tasks: Any) -> None:
+        """Load what is tested, as DeepEpochs does; within a fit the weights stay as they are."""
         if trainer.run_folder is not None:  # a test within a fit is of the weights as they are
             return
         store = self.store_of(trainer)
@@ -82,4 +104,4 @@ class CheckCallback(Checkpoint):
             return
         name = self.monitor.name if self.monitor else ""
         message = f"CheckCallback: no checkpoint has the figure {name!r} yet; this tests the weights as they are"
-        warnings.warn(message, EngineWarning, stacklevel=6)
+        warn(message)

@@ -97,6 +97,7 @@ class Checkpoint(Callback):
         return None if folder is None else CheckpointStore(folder.checkpoints, **self._keep)
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        """Open the store, as a run that cannot keep what it is asked to should not begin."""
         self._unchecked, self._due, self._saved = {"train", "val"}, False, None
         if self.monitor:
             self.monitor.begin(trainer)
@@ -125,6 +126,7 @@ class Checkpoint(Callback):
             self._wind(trainer)
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        """Save within an epoch where updates or minutes are up."""
         if trainer.running != "fit":  # an evaluation, be it within a fit, is nothing to go on from
             return
         if self._unchecked and trainer.progress.stage in self._unchecked:
@@ -137,6 +139,7 @@ class Checkpoint(Callback):
     on_after_val_batch = on_after_train_batch
 
     def on_checkpoint(self, trainer: Any) -> None:
+        """Save at the end of an epoch, or where a run is left in the middle of one."""
         if self.store is None or trainer.running != "fit":
             return
         if not trainer.progress.stage:

@@ -14,7 +14,8 @@ from .line_logger import LineLogger
 class CSVLogger(LineLogger):
     """Write every set of figures as a row to ``metrics.csv`` in the run's folder; see `Logger`.
 
-    The first column is the step. What a row has no figure for stays empty. A figure that appears later gets a column
+    The first column is the step. What a row has no figure for stays empty; NaN and the infinities are ``nan``, ``inf``
+    and ``-inf``. A figure that appears later gets a column
     behind the others: the file is then written anew, and replaced as a whole. A resumed run continues it without
     overlap or gap; a test that is run again at a step replaces its row, see `LineLogger`.
     Hyper-parameters go to ``hyper_params.json`` beside it.
@@ -49,10 +50,10 @@ class CSVLogger(LineLogger):
         self.columns: list[str] = []
 
     def read_header(self, lines: list[bytes]) -> None:
-        self.columns = next(csv.reader([lines[0].decode()])) if lines else []
+        self.columns = next(csv.reader([lines[0].decode("utf-8-sig", "replace")])) if lines else []
 
     def render(self, row: dict[str, Any]) -> str:
-        row = {" ".join(name.split()): value for name, value in row.items()}  # a column's name is one line
+        row = {_column(name): value for name, value in row.items()}
         if new := [name for name in row if name not in self.columns]:
             self._widen(new)
         return _line([row.get(name, "") for name in self.columns])
@@ -64,13 +65,18 @@ class CSVLogger(LineLogger):
         if not line.startswith(f"{step},"):
             return False
         filled = {name for name, cell in zip(self.columns, next(csv.reader([line])), strict=True) if cell}
-        return filled == {" ".join(name.split()) for name in names} | {"step"}
+        return filled == {_column(name) for name in names} | {"step"}
 
     def _widen(self, new: list[str]) -> None:
         rows = self.lines()[1:]
         self.columns += new
         empty = b"," * len(new) + b"\n"
-        self.replace([_line(self.columns).encode() + b"\n", *(row[:-1] + empty for row in rows)])
+        self.replace([_line(self.columns).encode() + b"\n", *(row.rstrip(b"\r\n") + empty for row in rows)])
+
+
+def _column(name: str) -> str:
+    """A column's name: one line, and UTF-8."""
+    return " ".join(name.split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _line(cells: Sequence[Any]) -> str:

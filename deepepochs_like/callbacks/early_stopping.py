@@ -14,14 +14,19 @@ from ..fits import interrupted
 from ..monitor import Monitor
 from ..state import keyed
 from ..types import StateDict
+from .asked import forget_pending
 from .base import Callback
 
 
 class EarlyStopping(Callback):
     """End the run when the monitored figure has not become better for `patience` looks at it.
 
-    Epochs without validation are no look at a figure of validation. NaN is never better. A run that was ended stays
-    ended when it is resumed, unless it is resumed with more patience.
+    Epochs without validation are no look at a figure of validation. NaN is never better.
+
+    Another call of `fit` begins with fresh patience, and goes on with the best figure (and the best weights) so far. A
+    run that is resumed goes on with the count, too: one that was ended stays ended, unless it is resumed with more
+    patience. With other weights (`trainer.load_weights`, another trainer, or, with `restore_best`, whatever else has
+    changed the model behind a fit) everything begins anew: what was best belongs to the weights before.
 
     Args:
         monitor: ``'val/loss'``, or a function of the epoch's figures ``{'train/loss': ..., 'val/loss': ...}``.
@@ -78,10 +83,25 @@ class EarlyStopping(Callback):
         self.monitor = Monitor(monitor, mode)
         self.patience, self.min_delta, self.warmup, self.threshold = patience, min_delta, warmup, threshold
         self.baseline, self.restore_best = baseline, restore_best
+        self._trainer: Any = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._weights: StateDict = {}
+        #: Whether a fit has ended with these weights in the model.
+        self._restored = False
         #: The best value so far, looks in all, and looks since the best (or since the baseline was beaten).
         self.best, self.looks, self.since = math.nan, 0, 0
         self.reached = False
+
+    def begin_anew(self, trainer: Any) -> None:
+        """Forget what was best, as the model was given other weights: `trainer.load_weights` calls it.
+
+        Args:
+            trainer: whose weights they are; a state that it is still to go on with is forgotten, too.
+        """
+        self._begin_anew()
+        forget_pending(trainer, self)
 
     def state_key(self) -> str:
         return f"{type(self).__name__}({self.monitor.name})"
@@ -98,6 +118,7 @@ class EarlyStopping(Callback):
         self._weights = state_dict.get("weights", {})
 
     def ended(self) -> str:
+        """Why the run is over: also asked of a run that is resumed, which is not trained on then."""
         if self.reached and self.threshold is not None:
             return f"{self.monitor.name} has reached {self.threshold:g}"
         if self.since >= self.patience:
@@ -105,12 +126,22 @@ class EarlyStopping(Callback):
             return f"{self.monitor.name} was {best} for {self.since} epochs"
         return ""
 
+    def attach(self, trainer: Any) -> None:
+        if self._trainer is not None and self._trainer is not trainer:
+            self._begin_anew()  # what was best belongs to another trainer's model
+        self._trainer = trainer
+
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        """Begin with fresh patience; where a run is gone on with, its count is restored behind this."""
         self.monitor.begin(trainer)
+        if self._restored and not _holds(trainer, self._weights):
+            self._begin_anew()  # somebody has given the model other weights since
+        self.since, self.reached, self._restored = 0, False, False
 
     def on_after_epoch(
         self, trainer: Any, train_tasks: Any, val_tasks: Any, train_metrics: Any, val_metrics: Any, epoch_idx: int
     ) -> None:
+        """Look at the figure, keep the weights where it is the best so far, and stop where patience has run out."""
         value = self.monitor.value(trainer)
         if value is None:
             return
@@ -131,6 +162,7 @@ class EarlyStopping(Callback):
             trainer.stop(reason)
 
     def on_after_fit(self, trainer: Any) -> None:
+        """Put the best weights into the model, unless the run is only interrupted and will be gone on with."""
         if not self._weights or trainer.progress.stage or interrupted(trainer):
             return
         for name, handle in trainer.models.items():
@@ -140,6 +172,26 @@ class EarlyStopping(Callback):
         for key, callback in keyed(trainer.callbacks).items():
             if key in self._weights["averages"]:
                 callback.load_state_dict(self._weights["averages"][key])
+        self._restored = True
+
+
+def _holds(trainer: Any, weights: StateDict) -> bool:
+    """Whether the models have exactly these weights."""
+    for name, handle in trainer.models.items():
+        own, kept = handle.trained_module.state_dict(), weights["models"].get(name, {})
+        if own.keys() != kept.keys() or not all(_same(own[key], kept[key]) for key in own):
+            return False
+    return True
+
+
+def _same(own: Any, kept: Any) -> bool:
+    if not (isinstance(own, torch.Tensor) and isinstance(kept, torch.Tensor)):
+        return True  # what a module keeps beside its tensors says nothing of its weights
+    if own.shape != kept.shape or own.dtype != kept.dtype:
+        return False
+    here = own.detach().cpu()
+    # NaN, which a buffer may hold on purpose, is the same as itself here.
+    return bool(((here == kept) | ((here != here) & (kept != kept))).all())
 
 
 def _weights_of(trainer: Any) -> StateDict:

@@ -50,6 +50,7 @@ class EMA(Averaging):
         return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
 
     def on_after_optimize(self, trainer: Any, optimize_index: Any) -> None:
+        """Average what an optimizer has really changed: an update that overflowed is none."""
         # The update in progress is not in the count yet; one that overflowed is none.
         if not trainer.progress.updated or (trainer.progress.step + 1) % self.every:
             return

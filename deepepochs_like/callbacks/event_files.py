@@ -85,11 +85,29 @@ def last_step(folder: Path) -> int:
         >>> last_step(Path("no such folder"))
         -1
     """
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
+    return max((step for path in event_files(folder) for step in _steps(path.read_bytes())), default=-1)
 
-    loaders = (RawEventFileLoader(str(path)) for path in event_files(folder))
-    return max((Event.FromString(record).step for loader in loaders for record in loader.Load()), default=-1)
+
+def _steps(content: bytes) -> Iterator[int]:
+    """The step of each whole record, looked up where it lies: millions of events are to be parsed in seconds.
+
+    An event begins with its time, a byte 0x09 and 8 more, and its step, a byte 0x10 and a number of 7 bits per byte.
+    """
+    start = 0
+    while start + 16 <= len(content):
+        begin, end = start + 12, start + 16 + int.from_bytes(content[start : start + 8], "little")
+        if end > len(content):
+            return
+        at = begin + 9 if content[begin] == 0x09 else begin
+        step = shift = 0
+        if at < end - 4 and content[at] == 0x10:
+            more = True
+            while more and at + 1 < end:
+                at += 1
+                step |= (content[at] & 0x7F) << shift
+                more, shift = content[at] > 0x7F, shift + 7
+        yield step if step < 1 << 63 else step - (1 << 64)
+        start = end
 
 
 def records(path: Path) -> Iterator[tuple[int, bytes, Any]]:
@@ -145,19 +163,37 @@ def put_value(path: Path, start: int, value: float) -> None:
         file.write(data + struct.pack("<I", masked_crc32c(data)))
 
 
-def keep_beginning(folder: Path, step: int) -> None:
-    """Leave of a folder's events the numbers up to a step, and delete the files that have none of them.
+def keep_beginning(folder: Path, step: int, everything: bool = False) -> None:
+    """Leave of a folder's events the numbers up to a step, or all of them, and delete files that have none left.
 
     Example:
         >>> keep_beginning(Path("no such folder"), 0)
     """
     for path in event_files(folder):
-        kept, numbers = b"", 0
+        kept, found = [], False
         for _, content, event in records(path):
-            number = any(value.HasField("simple_value") for value in event.summary.value) and event.step <= step
-            if number or event.HasField("file_version"):
-                kept, numbers = kept + content, numbers + number
-        if not numbers:
+            number = everything or any(value.HasField("simple_value") for value in event.summary.value)
+            wanted = number and event.step <= step and not event.HasField("file_version")
+            if wanted or event.HasField("file_version"):
+                kept.append(content)
+            found = found or wanted
+        if not found:
             path.unlink()
-        elif len(kept) != path.stat().st_size:
-            write_bytes(path, kept)
+        elif sum(map(len, kept)) != path.stat().st_size:
+            write_bytes(path, b"".join(kept))
+
+
+def written_once(folder: Path) -> list[str]:
+    """Which of those events a folder has that a run has once: ``'begin'``, ``'end'`` and ``'graph'``.
+
+    Example:
+        >>> written_once(Path("no such folder"))
+        []
+    """
+    tags = {"_hparams_/session_start_info": "begin", "_hparams_/session_end_info": "end"}
+    found = set()
+    for path in event_files(folder):
+        for _, _, event in records(path):
+            found |= {tags[value.tag] for value in event.summary.value if value.tag in tags}
+            found |= {"graph"} if event.HasField("graph_def") else set()
+    return sorted(found)

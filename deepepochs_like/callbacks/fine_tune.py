@@ -121,6 +121,7 @@ class FineTune(Callback):
         self.schedule, self.bn_eval = _check_schedule(schedule), bn_eval
 
     def attach(self, trainer: Any) -> None:
+        """Refuse names that are nowhere in the model, and parameters that no optimizer would ever move."""
         named = list(_parameters(trainer))
         for pattern in (pattern for patterns in self.schedule.values() for pattern in patterns):
             if not any(_matches(name, pattern) for name, _ in named):
@@ -144,6 +145,7 @@ class FineTune(Callback):
         warn_beyond(trainer, epochs, f"FineTune's schedule for {_listed(parts)}", late, fix)
 
     def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+        """Freeze and release by the epoch's number alone, so that a resumed run needs no state for it."""
         named = list(_parameters(trainer))
         # A tied parameter has several names, of which one is enough.
         trained = {id(p) for name, p in named if self._trains(name, epoch_idx)}

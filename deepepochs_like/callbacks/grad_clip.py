@@ -57,6 +57,7 @@ class GradClip(Callback):
         self.max_norm, self.max_value, self.norm_type, self.figure = max_norm, max_value, float(norm_type), figure
 
     def on_before_optimize(self, trainer: Any, optimize_index: Any) -> None:
+        """Clip here, where a window's gradients are their mean, and scaled ones are unscaled."""
         optimizers = trainer.opt if optimize_index is None else [trainer.opt[optimize_index]]
         held = [p for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
         parameters = list({id(p): p for p in held}.values())  # two optimizers may hold the same

@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from ..errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    EngineWarning,
-    MetricError,
-    StateError,
-    did_you_mean,
-    refuse_unknown,
-)
-from ..patches import ConfusionPatch, Outputs
+from ..errors import ArgumentError, ArgumentTypeError, MetricError, did_you_mean, refuse_unknown
 from ..patches.base import metric_name
-from ..shapes import class_dim
-from ..tensors import map_tensors
 from ..types import StateDict
-from .analyze import need_board, writer_of
+from .analyze import writer_of
 from .base import Callback
+from .kept import MOST_COUNTED, Kept
 
 STAGES = ("train", "val", "test")
-#: What is kept of a sample, beside its input.
-_COLUMNS = ("value", "index", "number", "task", "prediction", "target")
-#: How many classes there may be for a confusion matrix, of C * C numbers, that nobody has asked for.
-_MOST_COUNTED = 2000
 #: How many classes a confusion matrix may have to be shown whole.
 _MOST_CLASSES = 30
-_NO_CLASSES = f"predictions are no scores for classes, or for more than {_MOST_COUNTED:,}, which num_classes= asks for"
-#: How many pictures of samples are written.
-_MOST_IMAGES = 25
+_NO_CLASSES = f"predictions are no scores for classes, or for more than {MOST_COUNTED:,}, which num_classes= asks for"
 
 
 class Interpret(Callback):
@@ -80,6 +62,8 @@ class Interpret(Callback):
         [(3.0, 1), (2.0, 3)]
     """
 
+    optional_state = True
+
     def __init__(
         self,
         metric: Callable[[Any, Any], Any],
@@ -95,37 +79,16 @@ class Interpret(Callback):
     ) -> None:
         refuse_unknown(type(self).__name__, unknown, Interpret.__init__)
         super().__init__(priority)
-        if not callable(metric) or isinstance(metric, type):
-            raise ArgumentTypeError(f"metric={metric!r}: a function (model_out, batch_y) -> values (N,) is needed")
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ArgumentError(f"k={k!r}: an int from 1 on is needed")
-        if mode not in ("max", "min"):
-            raise ArgumentError(f"mode={mode!r}: 'max' or 'min' is needed{did_you_mean(str(mode), ('max', 'min'))}")
-        named = [stages] if isinstance(stages, str) else list(stages)
-        for stage in named:
-            if stage not in STAGES:
-                raise ArgumentError(
-                    f"stages={stages!r}: 'train', 'val' and 'test' are known, and at least one is needed"
-                )
-        if not named:
-            raise ArgumentError("stages is empty: at least one of 'train', 'val' and 'test' is needed")
-        least = 0 if num_classes is None else num_classes
-        if isinstance(least, bool) or not isinstance(least, int) or least < 0:
-            raise ArgumentError(f"num_classes={num_classes!r}: an int from 0 on is needed, or None")
-        self.metric, self.k, self.mode, self.stages = metric, k, mode, tuple(dict.fromkeys(named))
+        _check(metric, k, mode, num_classes)
+        self.metric, self.k, self.mode, self.stages = metric, k, mode, _checked_stages(stages)
         self.keep_inputs, self.num_classes = keep_inputs, num_classes
         self.class_names = None if class_names is None else [str(name) for name in class_names]
         self._kept: dict[str, Kept] = {}
         self._latest = ""
         self._batch: Any = None
         for stage in set(STAGES) - set(self.stages):  # of which it hears nothing
-            for event in (
-                f"before_{stage}_epochs",
-                f"before_{stage}_batch",
-                f"{stage}_metrics",
-                f"after_{stage}_epochs",
-            ):
-                setattr(self, f"on_{event}", None)
+            for event in ("before_{}_epochs", "before_{}_batch", "{}_metrics", "after_{}_epochs"):
+                setattr(self, f"on_{event.format(stage)}", None)
 
     def state_key(self) -> str:
         return f"{type(self).__name__}({metric_name(self.metric)}, {self.mode})"
@@ -245,6 +208,7 @@ class Interpret(Callback):
     on_before_train_batch = on_before_test_batch = on_before_val_batch
 
     def on_val_metrics(self, trainer: Any, loss: Any, model_out: Any, batch_y: Any, task: Any) -> None:
+        """Keep the samples of a batch that are among the best or worst so far."""
         values = self.metric(model_out, batch_y)
         if not isinstance(values, torch.Tensor) or values.ndim != 1:
             got = f"a tensor {tuple(values.shape)}" if isinstance(values, torch.Tensor) else repr(values)
@@ -265,7 +229,7 @@ class Interpret(Callback):
 
     def on_after_val_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int = 0) -> None:
         self._batch = None
-        if (writer := writer_of(trainer)) is not None:
+        if (writer := _open_writer(trainer)) is not None:
             self._write(trainer, writer, tasks[0].stage)
 
     on_after_train_epochs = on_after_test_epochs = on_after_val_epochs
@@ -275,162 +239,39 @@ class Interpret(Callback):
         matrix, step = self.confusion(stage), trainer.progress.step
         if matrix is None:
             return
-        table = "\n".join(f"    {line}" for line in self.confusion_table(stage).splitlines())  # code, in Markdown
-        writer.add_text(f"confusion/{stage}", table, step)
+        tag = self._tag(trainer, "confusion", stage)
+        writer.add_text(tag, as_code(self.confusion_table(stage)), step)
         if importlib.util.find_spec("matplotlib") is not None and len(matrix) <= _MOST_CLASSES:
             picture = _picture(self.plot_confusion(stage))
-            writer.add_image(f"confusion/{stage}", picture, step, dataformats="HWC")
+            writer.add_image(tag, picture, step, dataformats="HWC")
+
+    def _tag(self, trainer: Any, what: str, stage: str) -> str:
+        """What it is called in TensorBoard; what a second callback writes of the stage has a name of its own."""
+        alike = [c for c in trainer.callbacks if isinstance(c, Interpret) and stage in c.stages]
+        number = next((n for n, callback in enumerate(alike, 1) if callback is self), 1)
+        return f"{what}/{stage}" if number == 1 else f"{what}-{number}/{stage}"
 
 
-class Kept:
-    """The k samples of a stage that rank first, as columns on the device, and its confusion matrix.
-
-    Args:
-        k: how many.
-        mode: ``'max'`` or ``'min'``.
-        num_classes: see `Interpret`.
-    """
-
-    def __init__(self, k: int, mode: str, num_classes: int | None) -> None:
-        self.k, self.mode, self.num_classes = k, mode, num_classes
-        self.columns: dict[str, Any] = {}
-        self.seen = 0
-        self.patch: Any = ConfusionPatch(None)
-        #: Whether there are classes; None before the first batch.
-        self.classes: bool | None = None if num_classes is None else bool(num_classes)
-
-    def take(self, values: Any, indices: Any, task: int, preds: Any, targets: Any, inputs: Any) -> None:
-        """Take in a batch: in O(k + N) memory, and without reading anything back where all is tensors."""
-        count, device = len(values), values.device
-        scores = _scores(preds, targets)
-        self._count(scores, preds, targets)
-        whole = torch.arange(self.seen, self.seen + count, device=device)
-        batch = {
-            "value": values.double() if device.type != "mps" else values,
-            "index": indices.to(device, torch.int64),
-            "number": whole,
-            "task": torch.full((count,), task, device=device),
-            "prediction": preds if scores is None else scores.argmax(1),
-            "target": targets,
-            **({} if inputs is None else {"input": inputs}),
-        }
-        self.seen += count
-        best = _first(batch["value"], self.k, self.mode)
-        batch = {name: _rows(column, best, count) for name, column in batch.items()}
-        if self.columns and set(self.columns) != set(batch):
-            raise StateError("Interpret: the state was taken with another keep_inputs=: take the one that it had")
-        if self.columns:
-            both = {name: _joined(self.columns[name], column) for name, column in batch.items()}
-            size = len(both["value"])
-            best = _first(both["value"], self.k, self.mode)
-            batch = {name: _rows(column, best, size) for name, column in both.items()}
-        self.columns = batch
-
-    def _count(self, scores: Any, preds: Any, targets: Any) -> None:
-        """Count a batch in the confusion matrix, where there are classes."""
-        if self.classes is None:
-            self.classes = scores is not None and scores.shape[1] <= _MOST_COUNTED
-        if self.classes:
-            if scores is not None:
-                preds = scores
-            elif self.num_classes and not preds.is_floating_point():
-                # labels: how many classes there are is said, not learned
-                preds = torch.nn.functional.one_hot(preds.long().flatten(), self.num_classes)
-                targets = targets.flatten()
-            self.patch.absorb(Outputs(preds, targets, len(targets)))
-
-    def matrix(self) -> torch.Tensor | None:
-        """The confusion matrix so far."""
-        return None if not self.classes or self.patch.counts is None else self.patch.matrix()
-
-    def samples(self) -> list[dict[str, Any]]:
-        """The samples kept, as dicts on the CPU, the first of them at the head."""
-        columns = map_tensors(self.columns, lambda tensor: tensor.cpu())
-        size = len(columns["value"]) if columns else 0
-        rows = [{name: _row(column, n, size) for name, column in columns.items()} for n in range(size)]
-        for row in rows:
-            row["index"] = None if row["index"] < 0 else row["index"]
-        return rows
-
-    def state_dict(self) -> StateDict:
-        """The columns, and the counts."""
-        counts = self.patch.counts
-        return {"columns": dict(self.columns), "seen": self.seen, "classes": self.classes, "counts": counts}
-
-    def load_state_dict(self, state: StateDict) -> None:
-        """Restore what `state_dict` returned."""
-        self.columns, self.seen, self.classes = dict(state["columns"]), int(state["seen"]), state["classes"]
-        self.patch = ConfusionPatch(None)
-        if state["counts"] is not None:
-            self.patch._take(state["counts"])
+def _check(metric: Any, k: Any, mode: Any, num_classes: Any) -> None:
+    if not callable(metric) or isinstance(metric, type):
+        raise ArgumentTypeError(f"metric={metric!r}: a function (model_out, batch_y) -> values (N,) is needed")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ArgumentError(f"k={k!r}: an int from 1 on is needed")
+    if mode not in ("max", "min"):
+        raise ArgumentError(f"mode={mode!r}: 'max' or 'min' is needed{did_you_mean(str(mode), ('max', 'min'))}")
+    least = 0 if num_classes is None else num_classes
+    if isinstance(least, bool) or not isinstance(least, int) or least < 0:
+        raise ArgumentError(f"num_classes={num_classes!r}: an int from 0 on is needed, or None")
 
 
-class InterpreteCallback(Interpret):
-    """`Interpret` under DeepEpochs' name: of all stages, with the samples' inputs.
-
-    Args:
-        metric: ``(model_out, batch_y)`` to one value per sample, a tensor (N,).
-        k: how many samples to keep.
-        mode: ``'max'`` keeps those with the highest values, ``'min'`` those with the lowest.
-        stages: of ``'train'``, ``'val'``, ``'test'`` one or several.
-        class_num: C, for predictions that are labels; scores tell by themselves.
-        log_dir: the folder in which runs lie.
-        image_data: the inputs are images (N, channels, height, width) from 0 to 1: write those of the first samples to
-            TensorBoard after every epoch, whether or not there is a callback for it.
-        priority: its place among the callbacks.
-
-    Raises:
-        ArgumentError, ArgumentTypeError: an argument is not what is needed.
-
-    Example:
-        >>> callback = InterpreteCallback(lambda out, y: (out - y).pow(2).mean(1), k=5, mode="min")
-        >>> callback.stages, callback.keep_inputs
-        (('train', 'val', 'test'), True)
-    """
-
-    def __init__(
-        self,
-        metric: Callable[[Any, Any], Any],
-        k: int = 100,
-        mode: str = "max",
-        stages: str | Sequence[str] = ("train", "val", "test"),
-        class_num: int | None = None,
-        log_dir: str | os.PathLike[str] = "./logs",
-        image_data: bool = False,
-        *,
-        priority: float = 1,
-        **unknown: NoReturn,
-    ) -> None:
-        refuse_unknown("InterpreteCallback", unknown, InterpreteCallback.__init__)
-        if not isinstance(log_dir, (str, os.PathLike)):
-            raise ArgumentTypeError(f"log_dir={log_dir!r}: the path of a folder is needed")
-        super().__init__(metric, k, mode, stages, keep_inputs=True, num_classes=class_num, priority=priority)
-        self.image_data = image_data
-        #: The folder in which runs lie.
-        self.root = os.fspath(log_dir)
-        self.keeps_files = image_data
-
-    def attach(self, trainer: Any) -> None:
-        if self.image_data:
-            need_board(trainer)
-
-    def top_samples(self) -> list[list[Any]]:
-        """The samples kept of the stage that ran last, as lists [value, prediction, target, input]."""
-        return [[row["value"], row["prediction"], row["target"], _bare(row.get("input"))] for row in self.samples()]
-
-    def _write(self, trainer: Any, writer: Any, stage: str) -> None:
-        super()._write(trainer, writer, stage)
-        rows = self.samples(stage)[:_MOST_IMAGES] if self.image_data else []
-        pictures = [_bare(row.get("input")) for row in rows]
-        if not pictures:
-            return
-        if all(isinstance(p, torch.Tensor) and p.ndim == 3 and len(p) in (1, 3) for p in pictures):
-            writer.add_images(f"samples/{stage}", torch.stack(pictures).float().clamp(0, 1), trainer.progress.step)
-        elif "image_data" not in trainer.said:
-            trainer.said.add("image_data")
-            shape = tuple(getattr(pictures[0], "shape", ())) or type(pictures[0]).__name__
-            message = f"InterpreteCallback(image_data=True): images (1 or 3, height, width) are needed, not {shape}"
-            warnings.warn(message, EngineWarning, stacklevel=2)
+def _checked_stages(stages: str | Sequence[str]) -> tuple[str, ...]:
+    """The stages that are meant, each once."""
+    named = [stages] if isinstance(stages, str) else list(stages)
+    if not named:
+        raise ArgumentError("stages is empty: at least one of 'train', 'val' and 'test' is needed")
+    if any(stage not in STAGES for stage in named):
+        raise ArgumentError(f"stages={stages!r}: 'train', 'val' and 'test' are known, and at least one is needed")
+    return tuple(dict.fromkeys(named))
 
 
 def _stage_of(trainer: Any) -> str:
@@ -438,76 +279,25 @@ def _stage_of(trainer: Any) -> str:
     return str(trainer.progress.stage if trainer.running == "fit" else trainer.running)
 
 
-def _scores(preds: Any, targets: Any) -> torch.Tensor | None:
-    """The predictions as (N, C, ...), where they are scores for classes, in dimension 1 or the last, beside indices."""
-    if not (isinstance(preds, torch.Tensor) and isinstance(targets, torch.Tensor) and targets.ndim):
-        return None
-    dim = class_dim(preds, targets) if preds.is_floating_point() and targets.dtype is not torch.bool else None
-    return None if dim is None or preds.shape[dim] < 2 else preds.movedim(dim, 1)
+def _open_writer(trainer: Any) -> Any:
+    """TensorBoard's writer; a test by itself opens it, as its figures are going to."""
+    if trainer.running == "test":
+        from .tensorboard import TensorBoard
+
+        for callback in trainer.callbacks:
+            if isinstance(callback, TensorBoard):
+                callback.ready(trainer)
+    return writer_of(trainer)
 
 
-def _first(values: torch.Tensor, k: int, mode: str) -> torch.Tensor:
-    """The places of the k values that rank first, in order; of equal ones the earlier, and NaN last."""
-    ranked = values if mode == "max" else -values
-    ranked = torch.where(ranked.isnan(), -math.inf, ranked)
-    return ranked.argsort(descending=True, stable=True)[:k]
+def as_code(text: str) -> str:
+    """A table for TensorBoard, whose texts are Markdown: in a type of one width.
 
-
-def _rows(value: Any, order: torch.Tensor, count: int) -> Any:
-    """Some samples of a column, in this order: copies, so that the batch can go."""
-    if isinstance(value, torch.Tensor):
-        return value[order.to(value.device)] if value.ndim and len(value) == count else value
-    if isinstance(value, dict):
-        return {key: _rows(item, order, count) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        if len(value) == count and not any(isinstance(item, (torch.Tensor, list, tuple, dict)) for item in value):
-            return [value[place] for place in order.tolist()]
-        return [_rows(item, order, count) for item in value]
-    return value
-
-
-def _joined(kept: Any, new: Any) -> Any:
-    """Two parts of a column as one; what is no sample's stays as it is."""
-    if isinstance(kept, torch.Tensor):
-        kept = kept.to(new.device)  # what a state was loaded with may be elsewhere
-        return torch.cat([kept, new]) if kept.ndim and kept.shape[1:] == new.shape[1:] else _padded(kept, new)
-    if isinstance(kept, dict):
-        return {key: _joined(item, new[key]) for key, item in kept.items()}
-    if isinstance(kept, list):
-        if any(isinstance(item, (torch.Tensor, list, dict)) for item in kept):
-            return [_joined(item, other) for item, other in zip(kept, new, strict=True)]
-        return kept + new
-    return kept
-
-
-def _padded(kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Put samples of different sizes, as texts of different lengths, into one tensor: shorter ones end with zeros."""
-    if not kept.ndim or kept.ndim != new.ndim:
-        return kept
-    shape = [max(sizes) for sizes in zip(kept.shape[1:], new.shape[1:], strict=True)]
-    whole = kept.new_zeros((len(kept) + len(new), *shape))
-    whole[(slice(len(kept)), *map(slice, kept.shape[1:]))] = kept
-    whole[(slice(len(kept), None), *map(slice, new.shape[1:]))] = new
-    return whole
-
-
-def _row(value: Any, number: int, size: int) -> Any:
-    """One sample of a column: numbers as such, everything else as it is."""
-    if isinstance(value, torch.Tensor):
-        part = value[number] if value.ndim and len(value) == size else value
-        return part.item() if part.ndim == 0 else part
-    if isinstance(value, dict):
-        return {key: _row(item, number, size) for key, item in value.items()}
-    if isinstance(value, list):
-        if len(value) == size and not any(isinstance(item, (torch.Tensor, list, dict)) for item in value):
-            return value[number]
-        return [_row(item, number, size) for item in value]
-    return value
-
-
-def _bare(value: Any) -> Any:
-    """An input that is the only one, by itself."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+    Example:
+        >>> as_code("a  b")
+        '    a  b'
+    """
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _aligned(rows: list[list[str]]) -> str:

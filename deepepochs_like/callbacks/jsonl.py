@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from ..errors import refuse_unknown
@@ -13,9 +14,10 @@ class JSONLLogger(LineLogger):
     """Write every set of figures as a line of JSON to ``metrics.jsonl`` in the run's folder; see `Logger`.
 
     ``{"step": 40, "epoch": 1, "train/loss": 0.83, "val/loss": 0.61, "lr": 0.001}``: numbers read back exactly as they
-    were. NaN and the infinities are written as Python's `json` reads them. A resumed run continues the file without
-    overlap or gap; a test that is run again at a step replaces its row, see `LineLogger`.
-    Hyper-parameters go to ``hyper_params.json`` beside it.
+    were. JSON has no NaN and no infinities: they are ``null``, so that any reader takes every line, and a column stays
+    one of numbers; `CSVLogger` tells which it was. A resumed run continues the file without overlap or gap; a test that
+    is run again at a step replaces its row, see `LineLogger`. Hyper-parameters go to ``hyper_params.json`` beside it,
+    where such numbers are the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
 
     Args:
         file: the file's name.
@@ -46,7 +48,8 @@ class JSONLLogger(LineLogger):
         super().__init__(file, every, priority=priority)
 
     def render(self, row: dict[str, Any]) -> str:
-        return json.dumps(row)
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        return json.dumps(finite, allow_nan=False)
 
     def step_of(self, line: str) -> int:
         return int(json.loads(line)["step"])

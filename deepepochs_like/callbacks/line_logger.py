@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointError, EngineWarning
+from ..errors import ArgumentError, CheckpointError
 from ..storage import make_folder, write_bytes
 from ..types import StateDict
+from ..utils.warn import warn
 from .logger import Logger, begins_anew, folder_of, set_aside
 
 #: Beside the figures, where the trainer has any.
@@ -120,7 +121,7 @@ class LineLogger(Logger):
         self._written = None
 
     def write(self, figures: dict[str, float], step: int) -> None:
-        line = self.render({"step": step} | figures | {"step": step}).encode() + b"\n"
+        line = self._line({"step": step} | figures | {"step": step})
         try:
             whole = self._written.write(line) == len(line)
         except OSError as error:
@@ -128,6 +129,9 @@ class LineLogger(Logger):
         if not whole:
             raise CheckpointError(f"{self._path} cannot be written: the disk took a part of the line only")
         self.rows, self._unsynced = (self.rows or 0) + 1, True
+
+    def _line(self, row: dict[str, Any]) -> bytes:
+        return self.render(row).encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate is no UTF-8
 
     def supersede(self, trainer: Any, figures: dict[str, float], step: int) -> dict[str, float]:
         fit = trainer.running == "fit"
@@ -138,7 +142,7 @@ class LineLogger(Logger):
         for index in range(end - 1, self.header_lines - 1, -1):
             if index not in self._taken and self._is_of(lines[index], step, names):
                 self._taken.add(index)
-                lines[index] = self.render({"step": step} | figures).encode() + b"\n"
+                lines[index] = self._line({"step": step} | figures)
                 self.replace(lines)
                 return {}
         return {} if self.is_past(trainer) else figures
@@ -151,7 +155,9 @@ class LineLogger(Logger):
 
     def write_hyper_params(self, values: dict[str, Any]) -> None:
         assert self._path is not None
-        write_bytes(self._path.with_name(HYPER_PARAMS), json.dumps(values, indent=2).encode() + b"\n")
+        plain = {n: str(v) if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
+        text = json.dumps(plain, indent=2, allow_nan=False)
+        write_bytes(self._path.with_name(HYPER_PARAMS), text.encode() + b"\n")
 
     def lines(self) -> list[bytes]:
         """The whole lines that the file has, with their ends."""
@@ -167,7 +173,7 @@ class LineLogger(Logger):
         if trainer.running == "fit" and keep is not None:
             if lines and len(rows) < keep:
                 message = f"{self._path} has {len(rows)} rows of the {keep} that there were: the others are lost"
-                warnings.warn(message, EngineWarning, stacklevel=6)
+                warn(message)
             rows, self._keep = rows[:keep], None
         elif trainer.running == "fit" and not known:  # the state knows nothing of this logger
             rows = [row for row in rows if self._belongs(row, step)]

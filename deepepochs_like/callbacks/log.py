@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import ArgumentTypeError, refuse_unknown
 from ..types import StateDict
-from .logger import learning_rates
+from .event_files import event_files
+from .logger import learning_rates, set_aside
 from .tensorboard import TensorBoard
 
 
@@ -63,6 +65,10 @@ class LogCallback(TensorBoard):
         super().load_state_dict(state_dict)
         self.batches = dict(state_dict["batches"])
 
+    def take_over(self, folder: Path, step: int) -> None:
+        if event_files(folder):  # x counts batches, of which nobody knows how many went by
+            set_aside(self, folder, "has a part of the run alone, as it went on without this callback")
+
     def begin(self) -> None:
         super().begin()
         self.batches = dict.fromkeys(self.batches, 0)
@@ -89,13 +95,11 @@ class LogCallback(TensorBoard):
     def on_after_test_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
         self._write_batch(trainer, "test", metrics)
 
-    def on_after_epoch(
-        self, trainer: Any, train_tasks: Any, val_tasks: Any, train_metrics: Any, val_metrics: Any, epoch_idx: int
-    ) -> None:
-        if self.ready(trainer):
-            figures = {**self._numbers(train_metrics, "train"), **self._numbers(val_metrics, "val")}
-            self.write({**figures, **learning_rates(trainer)}, epoch_idx + 1)
-            self.flush()
+    def x_of(self, trainer: Any, epoch_idx: int) -> int:
+        return epoch_idx + 1
+
+    def rates(self, trainer: Any) -> dict[str, float]:
+        return learning_rates(trainer)
 
     def on_after_test_epochs(self, trainer: Any, tasks: Any, metrics: Any) -> None:
         if self.ready(trainer):

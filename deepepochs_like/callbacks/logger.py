@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-import warnings
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..checkpoint import CheckpointStore
-from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, RunLockedError
+from ..errors import ArgumentError, ArgumentTypeError, RunLockedError
+from ..history import rates_by_name
 from ..lock import FolderLock
 from ..readout import read_out
 from ..utils.containers import flatten_dict
+from ..utils.warn import warn
 from .base import Callback
 
 #: Figures with more elements than this are left out.
@@ -76,6 +79,10 @@ class Logger(Callback):
     """
 
     every: int | None = None
+    #: Whether it takes the pictures of ``trainer.add_figure``: it then has a `write_picture`.
+    takes_pictures: bool = False
+    #: A run can go on without it: where the trainer that a state is loaded into has no such logger, that is a warning.
+    optional_state: bool = True
     #: Whether it is open.
     opened = False
     _next: float = math.inf
@@ -108,6 +115,10 @@ class Logger(Callback):
         """Replace a test's or a log's figures where the step has them already; return those that are to be written."""
         return figures
 
+    def write_picture(self, name: str, picture: Any, step: int) -> None:
+        """Write a picture, which has ``savefig(file, format='png')``; called where ``takes_pictures = True``."""
+        raise NotImplementedError(f"{type(self).__name__} has no write_picture(name, picture, step)")
+
     def flush(self) -> None:
         """See to it that others can read what was written; called after every epoch."""
 
@@ -131,21 +142,17 @@ class Logger(Callback):
         return True
 
     def log_figures(self, trainer: Any, figures: Mapping[str, Any], step: int) -> None:
-        """Write what ``trainer.log`` was called with.
-
-        Raises:
-            ArgumentError: one of them has the name of what every row has, ``'step'`` or ``'epoch'``.
-            ArgumentTypeError: one of them is no number.
-        """
-        for name, value in figures.items():
-            if " ".join(str(name).split()) in RESERVED:
-                raise ArgumentError(f"log: {name!r} is what a row says of itself, no name for a figure; take another")
-            if value is None or (isinstance(value, (list, tuple)) and any(v is None for v in value)):
-                raise ArgumentTypeError(
-                    f"log: {name!r} is {value!r:.80}: numbers are needed; for no value leave it out"
-                )
+        """Write what ``trainer.log`` was called with, which has checked it."""
         if self.ready(trainer):  # else a resumed run has them already, from when it began
             self._write_once(trainer, self._numbers(figures), int(step))
+            if not trainer.running:
+                self._close()
+
+    def log_picture(self, trainer: Any, name: str, picture: Any, step: int) -> None:
+        """Write a picture that ``trainer.add_figure`` was called with."""
+        if self.ready(trainer):
+            if not self.is_past(trainer):
+                self.write_picture(name, picture, step)
             if not trainer.running:
                 self._close()
 
@@ -159,6 +166,7 @@ class Logger(Callback):
             self._next = (trainer.progress.step // self.every + 1) * self.every
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        """Write the batch's figures every so many updates; all others cost a comparison."""
         if trainer.progress.step < self._next:
             return
         assert self.every is not None
@@ -252,13 +260,54 @@ class Logger(Callback):
     def _say(self, trainer: Any, message: str) -> None:
         if message not in trainer.said:
             trainer.said.add(message)
-            warnings.warn(f"{type(self).__name__}: {message}", EngineWarning, stacklevel=4)
+            warn(f"{type(self).__name__}: {message}")
 
     def _leave_out(self, figure: str, shape: tuple[int, ...]) -> None:
         if figure not in self._left_out:
             self._left_out = self._left_out | {figure}
             message = f"{type(self).__name__}: the figure {figure!r} has the shape {shape}, and is left out"
-            warnings.warn(message, EngineWarning, stacklevel=4)
+            warn(message)
+
+
+def check_logged(figures: Any, step: Any = None) -> None:
+    """Check what ``trainer.log`` is called with, whether or not there is a logger; no tensor is read back.
+
+    Raises:
+        ArgumentTypeError: `figures` is no mapping, one of them is no number, or `step` no int.
+        ArgumentError: one has no name, or that of what every row has, ``'step'`` or ``'epoch'``.
+
+    Example:
+        >>> check_logged({"train/noise": torch.tensor(0.5), "own/index": 3}, step=7)
+    """
+    if not isinstance(figures, Mapping):
+        raise ArgumentTypeError(f"log({figures!r:.80}): a dict is needed, {{name: number}}")
+    for name, value in figures.items():
+        plain = " ".join(str(name).split())
+        if plain in RESERVED:
+            raise ArgumentError(f"log: {name!r} is what a row says of itself, no name for a figure; take another")
+        if not plain:
+            raise ArgumentError(f"log: {value!r:.80} has the name {name!r}; a figure needs one that can be read")
+        if not _is_number(value):
+            raise ArgumentTypeError(f"log: {name!r} is {value!r:.80}: numbers are needed; for no value leave it out")
+    try:
+        is_int = step is None or (operator.index(step) is not None and not isinstance(step, bool))
+    except TypeError:
+        is_int = False
+    if not is_int:
+        raise ArgumentTypeError(f"log(step={step!r:.80}): an int is needed; by default it is the number of updates")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, or an array of them, as far as that can be told without reading a tensor."""
+    if isinstance(value, torch.Tensor):
+        return not value.is_complex()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # ragged, or with tensors in it that cannot be read like this
+        return False
+    if array.dtype.kind == "O":  # fractions and decimals, but not None, whose float NumPy takes for NaN
+        return all(hasattr(element, "__float__") for element in array.flat)
+    return array.dtype.kind in "biuf"
 
 
 def learning_rates(trainer: Any) -> dict[str, float]:
@@ -275,14 +324,7 @@ def learning_rates(trainer: Any) -> dict[str, float]:
         >>> learning_rates(Trainer(net, torch.nn.functional.mse_loss, torch.optim.SGD(groups), verbose=0))
         {'lr/0': 0.1, 'lr/1': 0.5}
     """
-    rates: dict[str, float] = {}
-    for name, optimizer in trainer.opt.items():
-        groups = optimizer.param_groups
-        for index, group in enumerate(groups):
-            parts = [name] if len(trainer.opt) > 1 else []
-            parts += [str(group.get("name", index))] if len(groups) > 1 else []
-            rates["/".join(["lr", ".".join(parts)]) if parts else "lr"] = float(group["lr"])
-    return rates
+    return rates_by_name(trainer.opt)
 
 
 def folder_of(logger: Logger, trainer: Any) -> Path:
@@ -305,13 +347,13 @@ def begins_anew(trainer: Any) -> bool:
     return trainer.running == "fit" and trainer.resume is False
 
 
-def set_aside(logger: Logger, path: Path) -> None:
+def set_aside(logger: Logger, path: Path, why: str = "is of another run") -> None:
     """Rename what another run of the same name has left, so that nothing is lost and nothing mixed up."""
     numbers = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(1, 1_000_000))
     free = next(other for other in numbers if not other.exists())
     path.rename(free)
-    message = f"{type(logger).__name__}: {path} is of another run; it is {free.name} now"
-    warnings.warn(message, EngineWarning, stacklevel=5)
+    message = f"{type(logger).__name__}: {path} {why}; it is {free.name} now"
+    warn(message)
 
 
 def _plain(hyper_params: Mapping[str, Any]) -> dict[str, Any]:

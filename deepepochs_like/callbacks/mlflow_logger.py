@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import ArgumentTypeError, EngineWarning, refuse_unknown
+from ..errors import ArgumentTypeError, refuse_unknown
 from ..types import StateDict
 from ..utils.extras import need
+from ..utils.warn import warn
 from .logger import Logger, folder_of
 
 #: What MLflow asks for before it writes plain files: it keeps them, but no longer develops them.
 _ALLOW_FILES = "MLFLOW_ALLOW_FILE_STORE"
 _TAG = "running_id"
+#: What MLflow takes in one call, of a name, and of a parameter.
+_MOST_FIGURES, _LONGEST_NAME, _LONGEST_PARAM = 1000, 250, 6000
 
 
 class MLflowLogger(Logger):
@@ -26,7 +29,10 @@ class MLflowLogger(Logger):
 
     By default they go to plain files, ``mlruns`` in the folder in which the runs lie: look at them with
     ``MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri logs/mlruns``. A resumed run goes on in MLflow's run of
-    the same name; as nothing can be taken out of that, steps that a figure has there already are not written again.
+    the same name; as nothing can be taken out of that, steps that a figure has there already are not written again: a
+    run that is resumed comes to the same values, and one that does not, as it was changed in between, is a warning.
+    MLflow reports what it is used for to its makers, unless ``MLFLOW_DISABLE_TELEMETRY`` says otherwise: where it is
+    imported here, and that is not set, it reports nothing.
 
     Args:
         experiment: the experiment's name; it is made where there is none.
@@ -44,6 +50,7 @@ class MLflowLogger(Logger):
     """
 
     keeps_files = True
+    takes_pictures = True
 
     def __init__(
         self,
@@ -66,8 +73,11 @@ class MLflowLogger(Logger):
         self._loaded: str | None = None
         self._folder: Path | None = None  # of the run that the last fit has written
         self._client: Any = None
-        self._there: dict[str, set[int]] = {}
+        self._found = False  # whether it has figures of an earlier life
+        self._there: dict[str, dict[int, float]] = {}  # those, by step, of the figures written since
+        self._last: dict[str, tuple[int, float]] = {}
         self._status: str | None = None
+        self._told = False
 
     def state_key(self) -> str:
         return f"{type(self).__name__}({self.experiment})"
@@ -79,12 +89,14 @@ class MLflowLogger(Logger):
         self._loaded, self._folder = state_dict["run_id"], None
 
     def open(self, trainer: Any) -> None:
-        tracking, folder = need("mlflow.tracking", "mlflow", "MLflowLogger"), folder_of(self, trainer)
+        with _silent():
+            tracking = need("mlflow.tracking", "mlflow", "MLflowLogger")
+        folder = folder_of(self, trainer)
         with _files_allowed():
             address = self.tracking_uri or (folder.parent / "mlruns").as_uri()
             self._client = tracking.MlflowClient(tracking_uri=address)
         fit = trainer.running == "fit"
-        self._status, self._there = "FAILED" if fit else None, {}
+        self._status, self._there, self._last, self._found = "FAILED" if fit else None, {}, {}, not fit
         if self._folder != folder:
             self._find(trainer, folder.name)
         if fit:
@@ -101,28 +113,57 @@ class MLflowLogger(Logger):
         if not found:
             self.run_id = client.create_run(experiment, tags={_TAG: name}, run_name=name).info.run_id
             return
-        self.run_id = found[0].info.run_id
-        for figure in found[0].data.metrics if trainer.running == "fit" else ():
-            self._there[figure] = {m.step for m in client.get_metric_history(self.run_id, figure)}
+        self.run_id, self._found = found[0].info.run_id, True
 
     def write(self, figures: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
-        named, now = {_name(figure): value for figure, value in figures.items()}, int(time.time() * 1000)
-        new = [Metric(k, float(v), now, step) for k, v in named.items() if step not in self._there.get(k, ())]
-        self._client.log_batch(self.run_id, metrics=new)
+        now = int(time.time() * 1000)
+        named = {_name(figure): float(value) for figure, value in figures.items()}
+        new = [Metric(name, value, now, step) for name, value in named.items() if self._is_new(name, value, step)]
+        for start in range(0, len(new), _MOST_FIGURES):
+            self._client.log_batch(self.run_id, metrics=new[start : start + _MOST_FIGURES])
+
+    def _is_new(self, name: str, value: float, step: int) -> bool:
+        """Whether a figure is not there already, of an earlier life, or of this one: a batch's that ends an epoch."""
+        if name not in self._there:
+            history = self._client.get_metric_history(self.run_id, name) if self._found else []
+            self._there[name] = {metric.step: metric.value for metric in history}
+        before = self._there[name].get(step)
+        if before is None:
+            last, self._last[name] = self._last.get(name), (step, value)
+            return last is None or last[0] != step or not _alike(last[1], value)
+        if _alike(before, value):
+            return False
+        if self._status is None:  # told again behind the fit: MLflow shows the later one
+            return True
+        self._warn_once(name, step, before, value)
+        return False
+
+    def _warn_once(self, name: str, step: int, before: float, value: float) -> None:
+        stage = name.partition("/")[0] in ("train", "val", "train_batch")  # others may tell times or memory
+        if stage and not self._told:
+            self._told = True
+            warn(
+                f"MLflowLogger: {name} is {value:.6g} at update {step}; an earlier attempt at this run, which nothing "
+                f"can be taken out of, has {before:.6g} there. What it has stays; to have curves of its own, give the "
+                "run another running_id"
+            )
+
+    def write_picture(self, name: str, picture: Any, step: int) -> None:
+        self._client.log_figure(self.run_id, picture, f"{_name(name)}/{step:08d}.png")
 
     def write_hyper_params(self, values: dict[str, Any]) -> None:
         there = self._client.get_run(self.run_id).data.params
         for name, value in values.items():
-            name, text = _name(name), str(value)
+            name, text = _name(name), str(value)[:_LONGEST_PARAM]
             if name not in there:
                 self._client.log_param(self.run_id, name, text)
             elif there[name] != text:
                 message = (
                     f"MLflowLogger: {name} is {text} now; the run has it as {there[name]}, which cannot be changed"
                 )
-                warnings.warn(message, EngineWarning, stacklevel=4)
+                warn(message)
 
     def on_after_fit(self, trainer: Any) -> None:
         if self._status:
@@ -135,17 +176,37 @@ class MLflowLogger(Logger):
 
 
 def _name(figure: str) -> str:
-    return re.sub(r"[^\w\-. :/]", "_", figure)
+    """A name as MLflow allows it: a path of letters, digits and a few signs, none of whose parts is empty or dots."""
+    parts = re.sub(r"[^\w\-. :/]", "_", figure).split("/")
+    return "/".join(part if part.strip(".") else "_" * max(len(part), 1) for part in parts)[:_LONGEST_NAME]
+
+
+def _alike(one: float, other: float) -> bool:
+    """Whether two values are the same, but for the last digits, which another device may have added up otherwise."""
+    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
 
 
 @contextmanager
-def _files_allowed() -> Iterator[None]:
-    """Let MLflow use plain files, unless the user has said something about that."""
-    if _ALLOW_FILES in os.environ:
+def _set(name: str, *others: str) -> Iterator[None]:
+    """Set an environment variable to true, unless the user has said something about that."""
+    if any(key in os.environ for key in (name, *others)):
         yield
         return
-    os.environ[_ALLOW_FILES] = "true"
+    os.environ[name] = "true"
     try:
         yield
     finally:
-        os.environ.pop(_ALLOW_FILES, None)
+        os.environ.pop(name, None)
+
+
+def _files_allowed() -> AbstractContextManager[None]:
+    """Let MLflow use plain files."""
+    return _set(_ALLOW_FILES)
+
+
+def _silent() -> AbstractContextManager[None]:
+    """Keep MLflow, as it is imported, from asking a server in a thread of its own what to report to it.
+
+    That thread would also draw from Python's global generator, whenever the answer comes.
+    """
+    return _set("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import EngineWarning
 from ..rng import rng_state, set_rng_state
 from ..tensors import map_tensors
+from ..utils.warn import warn
 
 
 class _ByName(nn.Module):
@@ -61,4 +61,4 @@ def write_graph(writer: Any, model: nn.Module, batch_x: Any, device: Any = None)
         set_rng_state(generators)
         for module, training in modes:
             module.training = training
-    warnings.warn(f"the model's graph is not written, as it cannot be traced: {reason}", EngineWarning, stacklevel=4)
+    warn(f"the model's graph is not written, as it cannot be traced: {reason}")

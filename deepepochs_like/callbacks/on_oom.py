@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from ..data.resume import length_of
-from ..errors import ArgumentError, BatchError, EngineWarning, add_note, did_you_mean
+from ..errors import ArgumentError, BatchError, add_note, did_you_mean
 from ..rng import rng_state, set_rng_state
 from ..tensors import TensorTuple, concat, detached, map_tensors
 from ..types import StateDict
+from ..utils.warn import warn
 from .base import Callback
 from .in_flight import InFlight, batch_in_flight, frames_of, let_go
 
@@ -24,6 +25,8 @@ _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_
 #: How many samples the loss is tried on, before it is trusted to be a mean over samples.
 _SAMPLE = 8
 _SMALLER = "take smaller batches, with Trainer(accumulate=n) if they are to count as one; or answer with OnOOM('halve')"
+#: The index that torch's losses ignore where they are not told another one; and those that can weigh classes.
+_IGNORED, _BY_CLASS = -100, (nn.functional.cross_entropy, nn.functional.nll_loss)
 #: How many batches may be left out without an update, of data that do not tell how many batches an epoch has.
 _PATIENCE = 1000
 
@@ -38,10 +41,11 @@ class OnOOM(Callback):
     and the other callbacks have one batch; hooks of forward and backward passes fire for each part.
 
     Where that would not be exact, the error is raised, with a note that says why: a step of one's own, a model that
-    looks at the whole batch (BatchNorm in training mode), a loss that is no mean over samples (both are tried on some
-    of the batch's samples), a batch that cannot be cut, an error in the update itself, or one that came when gradients
-    were being added to those of earlier batches of a window. A batch of evaluation can be skipped, not halved; in
-    distributed training neither is done. Random numbers, of dropout say, are drawn anew for the parts.
+    looks at the whole batch (BatchNorm in training mode) or changes its buffers with every forward pass (spectral
+    norm), a loss that is no mean over samples (all are tried on some of the batch's samples), a batch that cannot be
+    cut, an error in the update itself, or one that came when gradients were being added to those of earlier batches of
+    a window. A batch of evaluation can be skipped, not halved; in distributed training neither is done. Random numbers,
+    of dropout say, are drawn anew for the parts.
 
     Args:
         answer: ``'raise'``, ``'skip'`` or ``'halve'``.
@@ -101,6 +105,7 @@ class OnOOM(Callback):
             task.run_step = partial(self._step, trainer, task, task.run_step)
 
     def on_exception(self, trainer: Any, exception: BaseException) -> str | None:
+        """Answer for batches that are not trained in parts, and note what can be done about the others."""
         noted, self._noted = self._noted, None
         if exception is noted or not is_out_of_memory(exception):
             return None
@@ -123,6 +128,7 @@ class OnOOM(Callback):
             self._refuse(exception, batch.batch_x, why)
             return None
         if why := self._in_vain(trainer, batch.task):
+            self._told = (self.skipped, self._told[1])  # by the note
             self._refuse(exception, batch.batch_x, why)
             return None
         self.skipped += 1
@@ -179,8 +185,10 @@ class OnOOM(Callback):
         return f"the {skipped} before it were left out already, without a single update; {_SMALLER}"
 
     def on_after_train_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int = 0) -> None:
+        """Refuse to go on where no batch fits: an epoch without any would look like one that went well."""
         if self.skipped > self._before and not self._any_fitted(trainer, tasks, metrics):
             what = f"epoch {epoch_idx + 1}" if trainer.running == "fit" else f"the {trainer.running}"
+            self._told = (self.skipped, self._told[1])  # by the error
             raise BatchError(
                 f"OnOOM('skip'): memory ran out in every batch of stage {tasks[0].stage!r} in {what}, so that nothing "
                 f"was done; the first was {self._first or 'left out before'}: {_SMALLER}"
@@ -208,6 +216,10 @@ class OnOOM(Callback):
     def on_after_fit(self, trainer: Any) -> None:
         self._tell(f"epoch {trainer.progress.epoch + 1}")  # of one that was stopped
 
+    def on_cleanup(self, trainer: Any) -> None:
+        fit = trainer.running == "fit"  # one that something else has ended: what was left out is not passed over
+        self._tell(f"epoch {trainer.progress.epoch + 1}" if fit else f"the {trainer.running}")
+
     def _tell(self, what: str) -> None:
         """Say how many batches were left out since that was last said."""
         skipped, first = self.skipped - self._told[0], self._first
@@ -215,7 +227,7 @@ class OnOOM(Callback):
         if skipped:
             left_out = "1 batch was" if skipped == 1 else f"{skipped:,} batches were"
             message = f"out of memory: {left_out} left out in {what}, {self.skipped:,} so far; the first was {first}"
-            warnings.warn(message, EngineWarning, stacklevel=3)
+            warn(message)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -246,7 +258,7 @@ def why_not_halved(trainer: Any, batch: InFlight) -> str:
         )
     for model in trainer.models.values():
         for name, layer in model.trained_module.named_modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:  # also without statistics
                 return f"{name or 'the model'} ({type(layer).__name__}) normalises over the whole batch"
     return _why_not_cut(batch) or _why_no_mean(trainer, batch)
 
@@ -307,9 +319,9 @@ def _not_trained(task: Any) -> str:
 def _own_step(trainer: Any, task: Any) -> str:
     """Which step of somebody's own trains a task's batches; nothing where it is the default one."""
     step = task._bound["train"].step
-    if getattr(step, "__func__", None) == _default_step(trainer):
-        return ""
     owner = getattr(step, "__self__", None)
+    if getattr(step, "__func__", None) == _default_step(trainer) or (owner and owner is trainer.compiled_step):
+        return ""
     name = getattr(getattr(step, "func", step), "__name__", str(step))
     called = name if owner is None else f"{type(owner).__name__}.{name}"
     return f"{called} is no default step, and what it does with half of a batch only its author knows"
@@ -372,16 +384,23 @@ def _why_no_mean(trainer: Any, batch: InFlight) -> str:
     function = trainer.loss.function
     if function is None:
         return "the model computes its own loss, of which it is not known whether it is a mean over samples"
+    options: dict[str, Any] = {}
+    while isinstance(function, partial):
+        options, function = {**function.keywords, **options}, function.func
     name = getattr(function, "__name__", type(function).__name__)
-    ignored = getattr(function, "ignore_index", None)
-    if ignored is not None and not callable(batch.task.batch_size):  # else it may count those that are not ignored
-        targets = (leaf for leaf in _leaves(batch.batch_y) if isinstance(leaf, torch.Tensor))
+    # Of a function of somebody's own it is not known what it calls, and torch's losses ignore this index.
+    ignored = options.get("ignore_index", getattr(function, "ignore_index", _IGNORED))
+    if not callable(batch.task.batch_size):  # else it may count those that are not ignored
+        targets = (leaf for leaf in _leaves(batch.batch_y) if isinstance(leaf, torch.Tensor) and _has_indices(leaf))
         if any(bool((leaf == ignored).any()) for leaf in targets):
             return f"{name} ignores some of its targets (ignore_index={ignored}), so that samples do not weigh alike"
+    by_class = function in _BY_CLASS or isinstance(function, (nn.CrossEntropyLoss, nn.NLLLoss))
+    if by_class and options.get("weight", getattr(function, "weight", None)) is not None:
+        return f"{name} weighs classes, so that samples do not weigh alike"
     count = max(2, min((_samples(batch.batch_x) or 0) // 2, _SAMPLE))
     while True:
         try:
-            alone, whole, parts = _tried(trainer, batch, count)
+            alone, whole, parts, changed = _tried(trainer, batch, count)
             break
         except Exception as error:
             if not is_out_of_memory(error):
@@ -390,6 +409,8 @@ def _why_no_mean(trainer: Any, batch: InFlight) -> str:
                 return f"there is not even enough memory to find out whether {name} is a mean over samples"
             let_go(error)
             count = max(2, count // 2)
+    if changed:
+        return f"{changed!r}, a buffer of the model, changes with every forward pass, of which there would be more"
     if not alone:
         return "what the model gives for a sample depends on the others in the batch"
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-6, equal_nan=True):
@@ -397,30 +418,37 @@ def _why_no_mean(trainer: Any, batch: InFlight) -> str:
     return ""
 
 
-def _tried(trainer: Any, batch: InFlight, count: int) -> tuple[bool, torch.Tensor, torch.Tensor]:
-    """Try the model and the loss on the first samples of a batch; nothing is left of the trial.
+def _has_indices(targets: torch.Tensor) -> bool:
+    return not targets.is_floating_point() and not targets.is_complex()
+
+
+def _tried(trainer: Any, batch: InFlight, count: int) -> tuple[bool, torch.Tensor, torch.Tensor, str]:
+    """Try the model and the loss on samples from all over a batch; nothing is left of the trial.
 
     Returns:
         Whether samples have the outputs they have alone (taken for granted where outputs are random, by dropout say);
-        the loss of all; and what it is by halves.
+        the loss of all; what it is by halves; and the name of a buffer that the forward pass has changed, or nothing.
     """
     function, model = trainer.loss.function, trainer.model.model
-    few_x, few_y = (_slice(value, 0, count) for value in (batch.batch_x, batch.batch_y))
+    chosen = torch.linspace(0, (_samples(batch.batch_x) or count) - 1, count).long()
+    few_x, few_y = (map_tensors(v, lambda t: t[chosen.to(t.device)]) for v in (batch.batch_x, batch.batch_y))
     shares = _shares(InFlight(batch.task, few_x, few_y, batch.batch_idx), 2)
     generators = rng_state()
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()]
+    changed = ""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if trainer.compile else nullcontext():
             once, again, *outputs = (_called(model, x) for x in (few_x, few_x, *(part for part, _, _ in shares)))
             joined = concat(outputs)
             alone = not _alike(once, again) or _alike(once, joined)
+            changed = next((name for name, buffer, before in buffers if not torch.equal(buffer, before)), "")
             whole = function(joined, few_y)
             parts = [function(out, part_y) * share for out, (_, part_y, share) in zip(outputs, shares, strict=True)]
     finally:
         set_rng_state(generators)
-        for buffer, before in buffers:
+        for _, buffer, before in buffers:
             buffer.copy_(before)
-    return alone, whole, parts[0] + parts[1]
+    return alone, whole, parts[0] + parts[1], changed
 
 
 def _called(model: nn.Module, batch_x: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +10,8 @@ from typing import Any, NoReturn
 import torch
 
 from ..display.words import Words
-from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, refuse_unknown
+from ..errors import ArgumentError, ArgumentTypeError, refuse_unknown
+from ..utils.warn import warn
 from .base import Callback
 
 _WORDS = Words(encoding="ascii")
@@ -33,7 +33,7 @@ class Profile(Callback):
         shapes: note the shapes of what goes into operations.
         stacks: note the lines of Python that they were called from.
         top: how many operations the table has.
-        show: print the table.
+        show: print the table, but for ``Trainer(verbose=0)``.
         priority: its place among the callbacks.
 
     Attributes:
@@ -90,13 +90,14 @@ class Profile(Callback):
             self._end(trainer)
 
     def on_after_fit(self, trainer: Any) -> None:
+        """Write a trace that the fit ended in the middle of; and say so where it never began."""
         if self._profiler is not None:
             self._end(trainer)
         first, done = self.steps[0], trainer.progress.step
         # What was stopped may be gone on with, and come there.
         if self.trace is None and done <= first and trainer.main_process and not trainer.stopping:
             message = f"Profile{self.steps} traced nothing: it begins with update {first}, counted from 0, and the fit "
-            warnings.warn(f"{message}ended behind {done} of them; give lower steps=", EngineWarning, stacklevel=2)
+            warn(f"{message}ended behind {done} of them; give lower steps=")
 
     def on_cleanup(self, trainer: Any) -> None:
         profiler, self._profiler = self._profiler, None
@@ -137,7 +138,7 @@ class Profile(Callback):
         profiler.export_chrome_trace(str(part))
         os.replace(part, trace)  # what is there is whole
         self.trace, self.operations = trace, _operations(profiler, self.top)
-        if self.show:
+        if self.show and trainer.verbose:
             trainer.print(f"updates {self.steps[0]} to {self.steps[1]}, traced in {trace}\n{self.table()}")
 
 

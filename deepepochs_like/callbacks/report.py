@@ -6,27 +6,29 @@ import contextlib
 import platform
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import torch
 
 from .. import storage
 from ..display.record import Best, describe_run
 from ..display.words import Words, duration, scalars
-from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, refuse_unknown
-from ..pictures import STAGES, Curves, curves_of, rate_names, sample_parts
+from ..errors import ArgumentError, ArgumentTypeError, refuse_unknown
+from ..pictures import STAGES, Curves, curves_of, html_table, rate_names, sample_parts
 from ..types import StateDict
 from ..utils import page
 from ..utils.svg import escaped, line_svg
+from ..utils.warn import warn
 from .asked import max_steps_of
 from .base import Callback
+from .settings import environment, settings, version
 
 #: Lines of the table, and curves, beyond which a page gets too long to read.
 MOST_ROWS, MOST_CURVES = 200, 60
+#: How much of an error's message is shown, in characters.
+MOST_WORDS = 2000
 #: The folders of a path on some machine, which are nobody's business who reads the page.
 _FOLDERS = re.compile(r"(?<![\w:/.~])~?/(?:[^\s/'\"<>:,;()]+/)+|\b[A-Za-z]:\\(?:[^\\\s'\"<>]+\\)+")
 
@@ -64,7 +66,7 @@ class Report(Callback):
         ('report.html', 'Report(digits.html)')
     """
 
-    keeps_files = True
+    keeps_files = optional_state = True
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class Report(Callback):
         return self.seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        """Note what is asked for, before anything has happened."""
         self.path = trainer.run_folder.path / self.filename
         self.seconds, self._began = self._elapsed(), time.monotonic()
         steps = max_steps_of(trainer)
@@ -131,6 +134,7 @@ class Report(Callback):
     def on_after_epoch(
         self, trainer: Any, train_tasks: Any, val_tasks: Any, train_metrics: Any, val_metrics: Any, epoch_idx: int
     ) -> None:
+        """Note the epoch's rates, and rewrite the page where that is due."""
         self.epochs.append(epoch_idx)
         for name, rate in _rates(trainer).items():
             # A group that joins in later had no rate before.
@@ -153,6 +157,7 @@ class Report(Callback):
         self._due = True
 
     def on_cleanup(self, trainer: Any) -> None:
+        """Write the page also behind an error, which is when it is read most closely."""
         if self._due and trainer.running == "fit" and self._state == "running":
             self._state, self._why = "failed", self._why or "the run was interrupted"
         if self._due and self.path is not None:
@@ -184,12 +189,14 @@ class Report(Callback):
             if content := _safely(build, trainer, told, heading):
                 parts.append(f"<section>{f'<h2>{heading}</h2>' if heading else ''}{content}</section>")
         written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        parts.append(f"<footer>Written {written} by deepepochs_like {escaped(_version())}.</footer>")
+        parts.append(f"<footer>Written {written} by deepepochs_like {escaped(version())}.</footer>")
         return page.page(title, parts)
 
     def _header(self, title: str) -> str:
         state = f'<span class="state {self._state}">{self._state}</span>'
-        why = f'<div class="note {self._state}">{page.block(scrubbed(self._why))}</div>' if self._why else ""
+        said = scrubbed(self._why)
+        said = said if len(said) <= MOST_WORDS else f"{said[:MOST_WORDS]} …"
+        why = f'<div class="note {self._state}">{page.block(said)}</div>' if said else ""
         about = f'<p class="soft">{escaped(self._about)}</p>'
         return f"<header><h1>{escaped(title)}{state}</h1>{about}</header>{why}"
 
@@ -249,34 +256,31 @@ class Report(Callback):
         for callback in trainer.callbacks if self.samples else ():
             names = self.class_names if self.class_names is not None else getattr(callback, "class_names", None)
             for stage, found in _offered(callback, ("samples", "top_samples")):
-                entries = [sample_parts(one, names, self.image_shape) for one in list(found)[: self.samples]]
+                some = list(found)[: self.samples]
                 label = f"{type(callback).__name__} {stage}".strip() + order.get(str(getattr(callback, "mode", "")), "")
-                parts += [f'<p class="soft">{escaped(label)}</p>{page.sheet(entries)}'] if entries else []
+                parts += [f'<p class="soft">{escaped(label)}</p>{self._shown(some, names)}'] if some else []
         return "".join(parts)
 
+    def _shown(self, samples: Sequence[Any], names: Sequence[Any] | None) -> str:
+        """Samples as images, or as a table where none of them has one."""
+        entries = [sample_parts(one, names, self.image_shape) for one in samples]
+        if any(pixels is not None for *_, pixels in entries):
+            return page.sheet(entries)
+        indices = [one.get("index") if isinstance(one, Mapping) else None for one in samples]
+        rows = [
+            ["-" if index is None else str(index), value, target, said]
+            for index, (value, said, target, _) in zip(indices, entries, strict=True)
+        ]
+        return f'<div class="scroll">{html_table(["index", "value", "target", "prediction"], rows)}</div>'
+
     def _configuration(self, trainer: Any, told: Told) -> str:
-        pairs = {**_training(trainer, self._asked), **_flat("hyper_params", trainer.hyper_params or {})}
+        pairs = settings(trainer, self._asked)
         models = "\n".join(repr(handle.model) for handle in trainer.models.values())
         model = page.folded("the model's layers", page.preformatted(scrubbed(models)))
         return page.pairs({name: scrubbed(value) for name, value in pairs.items()}) + model
 
     def _environment(self, trainer: Any, told: Told) -> str:
-        device = trainer.device
-        where = str(device)
-        if device.type == "cuda":
-            where += f" ({torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda})"
-        return page.pairs(
-            {
-                "deepepochs_like": _version(),
-                "Python": platform.python_version(),
-                "PyTorch": torch.__version__,
-                "NumPy": np.__version__,
-                "system": f"{platform.system()}, {platform.machine()}",
-                "device": where,
-                "threads": torch.get_num_threads(),
-                "deterministic algorithms": "only" if torch.are_deterministic_algorithms_enabled() else "not enforced",
-            }
-        )
+        return page.pairs(environment(trainer))
 
 
 def scrubbed(text: Any) -> str:
@@ -296,7 +300,7 @@ def _safely(build: Callable[[Any, Told], str], trainer: Any, told: Told, heading
         return build(trainer, told)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
-        warnings.warn(f"Report: '{heading or 'summary'}' was left out: {message}", EngineWarning, stacklevel=2)
+        warn(f"Report: '{heading or 'summary'}' was left out: {message}")
         return f'<div class="note">This part could not be written: {page.block(scrubbed(message))}</div>'
 
 
@@ -345,78 +349,3 @@ def _matrices(trainer: Any) -> list[tuple[str, np.ndarray[Any, Any], Any]]:
                 found.append((f"{stage} {name}, last epoch", values[-1], None))
     arrays = [(a, np.asarray(m.detach().cpu() if hasattr(m, "detach") else m), names) for a, m, names in found]
     return [one for one in arrays if one[1].ndim == 2 and one[1].shape[0] == one[1].shape[1] > 1]
-
-
-def _training(trainer: Any, asked: Mapping[str, str]) -> dict[str, str]:
-    """What a run was made of, by name."""
-    pairs = {
-        "model": ", ".join(type(handle.model).__name__ for handle in trainer.models.values()),
-        "loss": _name(trainer.loss.function) if trainer.loss.function is not None else "the model's own",
-        "metrics": ", ".join(_name(metric) for metric in trainer.metrics),
-        **asked,
-    }
-    for name, optimizer in trainer.opt.items():
-        label = "optimizer" if len(trainer.opt) == 1 else f"optimizer {name}"
-        kind = type(
-            getattr(optimizer.opt, "optimizer", optimizer.opt)
-        ).__name__  # inside what an Accelerator made of it
-        pairs[label] = "\n".join([kind, *map(_settings, optimizer.param_groups)])
-        if optimizer.scheduler is not None:
-            pairs[label.replace("optimizer", "schedule", 1)] = _schedule(optimizer)
-    pairs["callbacks"] = ", ".join(_key(callback) for callback in trainer.callbacks)
-    pairs |= {"batches per update": str(trainer.accumulate)} if trainer.accumulate > 1 else {}
-    return {name: value for name, value in pairs.items() if value}
-
-
-def _settings(group: Mapping[str, Any]) -> str:
-    """A parameter group's settings, with the learning rate that it began with; what is off is left out."""
-    told = {"lr": group.get("initial_lr", group["lr"])}
-    told |= {
-        k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr") and v is not None and v is not False
-    }
-    return ", ".join(f"{name}={_short(value)}" for name, value in told.items())
-
-
-def _schedule(optimizer: Any) -> str:
-    """A scheduler's kind and settings."""
-    scheduler = optimizer.scheduler
-    settings = {k: v for k, v in vars(scheduler).items() if isinstance(v, (int, float, str)) and k[:1] != "_"}
-    told = [f"{name}={_short(value)}" for name, value in settings.items() if name != "last_epoch"]
-    told += [getattr(rule, "__name__", None) or _short(rule) for rule in getattr(scheduler, "lr_lambdas", [])]
-    return f"{type(scheduler).__name__} by {optimizer.sched_on}s\n{', '.join(told)}".rstrip()
-
-
-def _key(callback: Any) -> str:
-    key = getattr(callback, "state_key", None)
-    return str(key()) if callable(key) else type(callback).__name__
-
-
-def _name(thing: Any) -> str:
-    return str(getattr(thing, "name", None) or getattr(thing, "__name__", None) or type(thing).__name__)
-
-
-def _flat(name: str, value: Any) -> dict[str, str]:
-    """Nested settings, as one line each: ``{'data.size': '8'}``."""
-    if not isinstance(value, Mapping):
-        return {name: _short(value)}
-    flat: dict[str, str] = {}
-    for key, inner in value.items():
-        flat |= _flat(str(key) if name == "hyper_params" else f"{name}.{key}", inner)
-    return flat
-
-
-def _short(value: Any) -> str:
-    try:
-        text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else repr(value)
-    except Exception as error:  # of the users' own making
-        text = f"a {type(value).__name__}, whose repr failed with {type(error).__name__}"
-    return text if len(text) <= 300 else text[:299] + "…"
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("deepepochs_like")
-    except PackageNotFoundError:
-        return "of a checkout"

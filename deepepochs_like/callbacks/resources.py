@@ -41,6 +41,8 @@ class ResourceMonitor(Callback):
         ([1, 2], True)
     """
 
+    optional_state = True
+
     def __init__(self, priority: float = 1) -> None:
         super().__init__(priority)
         self.epochs: list[dict[str, float]] = []
@@ -68,6 +70,7 @@ class ResourceMonitor(Callback):
     def on_after_epoch(
         self, trainer: Any, train_tasks: Any, val_tasks: Any, train_metrics: Any, val_metrics: Any, epoch_idx: int
     ) -> None:
+        """Read what the epoch took, once, when nothing waits for it."""
         figures = {**memory(), **gpu_memory(trainer.device)}
         if self._seconds and self._weight:  # a step of one's own may feed no loss
             figures["samples_per_s"] = self._weight / self._seconds

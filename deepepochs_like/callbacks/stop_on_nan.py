@@ -26,8 +26,9 @@ class StopOnNaN(Callback):
 
     It looks behind back-propagation, before the update: the weights are still those with which it happened. Then the
     batch is run again with hooks on every layer, which tells the first whose output is bad, in the order of execution;
-    of the gradients, the first in the order of back-propagation. The second run leaves no trace: weights, buffers,
-    gradients and generators are afterwards what they were before.
+    of the gradients, the first in the order of back-propagation. Of several losses in a batch it is the bad one that
+    this comes to. The second run leaves no trace: weights, buffers, gradients, optimizers, figures and generators are
+    afterwards what they were before.
 
     A look is one number read from the device. With ``every=n`` there is one in n batches, which costs a GPU less
     waiting; what has gone bad in between is then already in the weights, and the message says which these are.
@@ -79,23 +80,35 @@ class StopOnNaN(Callback):
         self.every, self.answer, self.gradients = every, answer, gradients
         self.found = ""
         self._raised: BaseException | None = None
+        #: How many losses the batch in progress has back-propagated, and which batch of which epoch and task that is.
+        self._passes, self._batch = 0, (-1, -1, -1)
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
         self.found, self._raised = "", None
+        self._passes, self._batch = 0, (-1, -1, -1)
 
     def on_after_backward(self, trainer: Any, loss: Any) -> None:
-        if trainer.progress.batch % self.every or self._is_fine(trainer, loss):
+        """Look here, behind all gradients and before the update, where the weights are still good."""
+        progress = trainer.progress
+        if progress.batch % self.every:
+            return
+        batch = progress.epoch, progress.task, progress.batch
+        if self._batch != batch:
+            self._batch, self._passes = batch, 0
+        self._passes += 1
+        if self._is_fine(trainer, loss):
             return
         value, bad = float(loss), self._bad_gradients(trainer)
         if math.isfinite(value) and not bad:  # the sum over all gradients was too large, and none of them was
             return
-        self.found = account(trainer, value, bad)
+        self.found = account(trainer, value, bad, self._passes)
         if self.answer == "stop":
             raise StopLoopException(self.found)
         self._raised = NonFiniteLossError(self.found, trainer.progress.batch, value)
         raise self._raised
 
     def on_exception(self, trainer: Any, exception: BaseException) -> str | None:
+        """Say of an error that was found too late, in the figures, which weights are bad by now."""
         if not isinstance(exception, NonFiniteLossError):
             return None
         if exception is not self._raised:
@@ -173,16 +186,23 @@ class Look:
 
 
 class _Enough(Exception):
-    """The step has come to its back-propagation."""
+    """The step has come to the back-propagation that is looked into."""
 
 
-def account(trainer: Any, loss: float, bad: list[nn.Parameter]) -> str:
-    """Tell all that can be found out of a batch with a bad loss or gradient."""
+def account(trainer: Any, loss: float, bad: list[nn.Parameter], passes: int = 1) -> str:
+    """Tell all that can be found out of a batch with a bad loss or gradient.
+
+    Args:
+        trainer: behind a back-propagation of the batch.
+        loss: what was back-propagated.
+        bad: parameters whose gradients are bad.
+        passes: which of the batch's losses it was, counted from 1.
+    """
     progress, batch = trainer.progress, batch_in_flight(trainer)
     isfinite = math.isfinite(loss)
     what = "a gradient became bad, with a finite loss," if isfinite else f"the training loss became {loss}"
     where = f"at batch {progress.batch} of epoch {progress.epoch + 1} (counted from 0), update {progress.step}"
-    parts = [f"{what} {where}"]
+    parts = [f"{what} {where}" + (f", with the batch's loss number {passes}" if passes > 1 else "")]
     spoilt = [name for name, p in _named(trainer) if _is_bad(p)]
     if spoilt:
         parts.append(f"the weights are bad already: {_listed(spoilt)}; look at every batch, StopOnNaN(every=1)")
@@ -191,7 +211,7 @@ def account(trainer: Any, loss: float, bad: list[nn.Parameter]) -> str:
     for name, value in (("inputs", batch.batch_x), ("target", batch.batch_y)):
         if count := sum(int((~torch.isfinite(t)).sum()) for t in _tensors(value) if t.is_floating_point()):
             parts.append(f"the batch's {name} hold {count} numbers that are not finite")
-    look = run_again(trainer, batch)
+    look = run_again(trainer, batch, passes)
     if not isfinite:
         parts.append(_said_of_layers(look))
     if bad:
@@ -212,8 +232,15 @@ def said_of_weights(trainer: Any) -> str:
     return f"{len(spoilt)} of {len(named)} parameters are not finite by now: {_listed(spoilt)}"
 
 
-def run_again(trainer: Any, batch: InFlight) -> Look:
-    """Run the step of a batch up to its back-propagation, with hooks on every layer; nothing else changes."""
+def run_again(trainer: Any, batch: InFlight, passes: int = 1) -> Look:
+    """Run the step of a batch up to a back-propagation, with hooks on every layer; nothing else changes.
+
+    Args:
+        trainer: in a hook of the step.
+        batch: the batch.
+        passes: which back-propagation that is, counted from 1: those before it, and updates, are left out, so that the
+            weights are those with which it happened.
+    """
     look = Look()
     if getattr(trainer.accelerator, "num_processes", 1) > 1:
         look.failed = "in distributed training the batch is not run again"
@@ -221,7 +248,7 @@ def run_again(trainer: Any, batch: InFlight) -> Look:
     with _kept(trainer), _without_hooks(trainer), torch.compiler.set_stance("force_eager"), torch.enable_grad():
         for _ in range(TRIES):
             look = Look()
-            with _watched(trainer, look):
+            with _watched(trainer, look, passes):
                 try:
                     batch.task.run_step(batch.batch_x, batch.batch_y, **batch.task.step_args)
                     look.failed = look.failed or "the step did not come to trainer.loss or trainer.backward again"
@@ -235,21 +262,39 @@ def run_again(trainer: Any, batch: InFlight) -> Look:
 
 
 @contextmanager
-def _watched(trainer: Any, look: Look) -> Iterator[None]:
-    """Have the layers tell what they return, and end a step where it would back-propagate."""
+def _watched(trainer: Any, look: Look, passes: int) -> Iterator[None]:
+    """Have the layers tell what they return, and end a step where it would back-propagate for the last time."""
+    left = passes
 
     def enough(loss: Any = None, *args: Any, **kwargs: Any) -> None:
-        look.loss = float(loss.detach()) if isinstance(loss, torch.Tensor) else None
-        raise _Enough
+        nonlocal left
+        left -= 1
+        if not left:
+            look.loss = float(loss.detach()) if isinstance(loss, torch.Tensor) else None
+            raise _Enough
 
     with ExitStack() as stack:
         for name, module in _modules(trainer):
             handle = module.register_forward_hook(partial(look.see, name), with_kwargs=True)
             stack.callback(handle.remove)
-        for name in ("backward", "optimize"):
-            stack.callback(_put_back, trainer, name, vars(trainer).get(name))
-            vars(trainer)[name] = enough
+        for owner, name, instead in (
+            (trainer, "backward", enough),
+            # What the step has told already it does not tell again; nor does anything update the weights.
+            *((trainer, name, _nothing) for name in ("optimize", "fire_metrics", "add_figure", "log")),
+            *((_torch_of(optimizer.opt), "step", _nothing) for optimizer in trainer.opt),
+        ):
+            stack.callback(_put_back, owner, name, vars(owner).get(name))
+            vars(owner)[name] = instead
         yield
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Stands for what is not to happen again."""
+
+
+def _torch_of(optimizer: Any) -> Any:
+    """The torch optimizer inside one that an Accelerator prepared."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _put_back(owner: Any, name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from ..errors import ArgumentError
 from ..rng import rng_state, set_rng_state
 from ..tensors import TensorDict
 from .asked import warn_beyond
-from .averaging import Averaging
+from .averaging import Averaging, own_module
 
 
 class SWA(Averaging):
@@ -60,11 +60,11 @@ class SWA(Averaging):
         warn_beyond(trainer, epochs, what, self.start, "evaluation sees the weights in training. Give a lower start=")
 
     def on_after_train_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int) -> None:
+        """Average before validation, which is to see the new mean."""
         if epoch_idx < self.start or (epoch_idx - self.start) % self.every:
             return
         self.update(trainer)
-        norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if norms := [norm for norm in norms if norm.track_running_stats]:
+        if norms := self._norms(trainer):
             if len(trainer.models) > 1:
                 raise ArgumentError(
                     f"SWA: of {len(trainer.models)} models with BatchNorm nobody but the step knows the calls, "
@@ -72,10 +72,24 @@ class SWA(Averaging):
                 )
             self._refresh(trainer, tasks, norms)
 
+    def _norms(self, trainer: Any) -> list[Any]:
+        """The averages' layers of BatchNorm that training gives statistics; what is frozen keeps those that it has."""
+        found = []
+        for name, average in self._averages.items():
+            own = dict(own_module(trainer, trainer.models[name]).named_modules())
+            for path, norm in average.module.named_modules():
+                is_norm = isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.track_running_stats
+                if is_norm and own[path].training:
+                    found.append(norm)
+        return found
+
     def _refresh(self, trainer: Any, tasks: Any, norms: list[Any]) -> None:
         """Take BatchNorm's statistics anew: the mean over the training batches, as torch's `update_bn` does."""
         generators, momenta, whole = rng_state(), [norm.momentum for norm in norms], self.module
         whole.train()
+        for norm in whole.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and all(norm is not one for one in norms):
+                norm.eval()  # it normalises as it does in training
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None

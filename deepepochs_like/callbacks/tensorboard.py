@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
-import warnings
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import ArgumentError, ArgumentTypeError, EngineWarning, refuse_unknown
+from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, refuse_unknown
 from ..types import StateDict
+from ..utils.warn import warn
+from .board_layout import layout_summary
 from .board_server import BoardServer
 from .event_files import (
     cut_off,
@@ -19,18 +25,24 @@ from .event_files import (
     put_value,
     scalar_places,
     sizes_of,
+    written_once,
 )
-from .logger import Logger, begins_anew, folder_of, set_aside
+from .logger import Logger, begins_anew, folder_of, learning_rates, set_aside
 from .model_graph import write_graph
+
+#: What a `SummaryWriter` has that writes a layout.
+LAYOUTS = ("add_custom_scalars", "add_custom_scalars_multilinechart", "add_custom_scalars_marginchart")
 
 
 class TensorBoard(Logger):
     """Write a run's figures to ``tensorboard/`` in its folder; look at them with ``tensorboard --logdir logs``.
 
-    Tags are ``loss/train`` and ``loss/val``, whose charts stand side by side, with ``every=n`` also
-    ``loss/train_batch``; ``lr``, or ``lr/<optimizer>.<group>``; and those of ``trainer.log({...})``. x is the number of
-    updates. The HPARAMS tab shows the trainer's `hyper_params` with every figure's last value. In a run `writer`, also
-    ``trainer.writer``, is the `SummaryWriter`: for `add_image`, `add_text`, `add_figure` and all else that it can.
+    Tags are ``loss/train`` and ``loss/val``, with ``every=n`` also ``loss/train_batch``; ``lr``, or
+    ``lr/<optimizer>.<group>``; and those of ``trainer.log({...})``. x is the number of updates. The Custom Scalars tab
+    has both stages of a figure in one chart, and the learning rates of all groups, unless a script gives it a layout of
+    its own. The HPARAMS tab shows the trainer's `hyper_params` with every figure's last value. In a run `writer`, also
+    ``trainer.writer``, is the `SummaryWriter`: for images, text, histograms and all else that it can;
+    ``trainer.add_figure(name, figure)`` shows a matplotlib figure.
 
     A resumed run continues the curves without overlap or gap: what was written behind the checkpoint that it goes on
     from is cut off. What a trainer writes before its first fit, to a folder that it has begun itself, stays; a run
@@ -61,6 +73,7 @@ class TensorBoard(Logger):
     """
 
     keeps_files = True
+    takes_pictures = True
     #: The folder of the events, in the run's.
     folder = "tensorboard"
 
@@ -91,7 +104,7 @@ class TensorBoard(Logger):
         self._there: dict[tuple[str, int], tuple[Path, int]] = {}  # what can be replaced
         self._fresh: tuple[Path, int] | None = None  # a file begun outside a fit, and its size with nothing in it
         self._keep: list[int] | None = None
-        self._done: list[str] = []  # what is written once in a run
+        self._done: list[str] = []  # what is written once in a run; "chart loss" for a chart of the layout
         self._rated = -1  # the step of the last learning rates
 
     def attach(self, trainer: Any) -> None:
@@ -125,7 +138,10 @@ class TensorBoard(Logger):
         purge = self._cut(trainer, folder) if fit else None
         make_room(folder)
         self._there = scalar_places(folder) if first or not fit else {}
-        self.writer = SummaryWriter(str(folder), purge_step=purge)
+        with self._named():
+            self.writer = SummaryWriter(str(folder), purge_step=purge)
+        for name in LAYOUTS:
+            setattr(self.writer, name, partial(self._take_layout, getattr(self.writer, name)))
         self._fresh = None if fit else _begun_file(self.writer, folder)
         if self.log_graph and self.example_input is not None and trainer.running == "fit":
             self._write_graph(trainer, self.example_input)
@@ -141,24 +157,86 @@ class TensorBoard(Logger):
                 set_aside(self, folder)
             elif not step:  # a run that came to no checkpoint begins again
                 keep_beginning(folder, step)
+            else:
+                self.take_over(folder, step)
         if self._keep is not None:
             short, self._keep = cut_off(folder, self._keep), None
             if short:
                 message = f"{folder}: {', '.join(short)} is shorter than it was: some of the curves are lost"
-                warnings.warn(message, EngineWarning, stacklevel=5)
+                warn(message)
         if not event_files(folder):
             self._done = []  # a branch of a run, in a folder of its own
         # Who has used an x of his own would lose what lies behind the number of updates.
         return step + 1 if event_files(folder) and last_step(folder) <= step else None
+
+    def take_over(self, folder: Path, step: int) -> None:
+        """Go on with what lies there, of which the state knows nothing: part of the run went without this callback."""
+        keep_beginning(folder, step, everything=True)
+        self._done = written_once(folder)
 
     def begin(self) -> None:
         """Forget what was written in another run."""
         self._done, self._rated = [], -1
 
     def write(self, figures: dict[str, float], step: int) -> None:
-        for name, value in figures.items():
-            if name != "epoch":  # a straight line
-                self.writer.add_scalar(name, value, step)
+        with self._named():
+            for name, value in figures.items():
+                if name != "epoch":  # a straight line
+                    self.writer.add_scalar(name.encode("utf-8", "backslashreplace").decode(), value, step)
+
+    def write_picture(self, name: str, picture: Any, step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        file = io.BytesIO()
+        picture.savefig(file, format="png")
+        png = file.getvalue()
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        with self._named():
+            self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say what it is that the disk refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"{self._folder} cannot be written: {error.strerror or error}") from error
+
+    def on_after_epoch(
+        self, trainer: Any, train_tasks: Any, val_tasks: Any, train_metrics: Any, val_metrics: Any, epoch_idx: int
+    ) -> None:
+        """Write the epoch's figures, and the charts that show both stages in one."""
+        if not self.ready(trainer):
+            return
+        train, val = self._numbers(train_metrics), self._numbers(val_metrics)
+        figures = {self.name_of(name, "train", "epoch"): value for name, value in train.items()}
+        figures |= {self.name_of(name, "val", "epoch"): value for name, value in val.items()}
+        self.write({**figures, **self.rates(trainer)}, self.x_of(trainer, epoch_idx))
+        self._write_layout([f"chart {name}" for name in train if name in val], trainer)
+        self.flush()
+
+    def x_of(self, trainer: Any, epoch_idx: int) -> int:
+        """Where an epoch's figures are drawn."""
+        return int(trainer.progress.step)
+
+    def _write_layout(self, charts: list[str], trainer: Any) -> None:
+        """Have the curves of both stages, and those of all learning rates, in one chart each, where that is new."""
+        wanted = [*charts, *(["rates"] if len(learning_rates(trainer)) > 1 else [])]
+        new = [chart for chart in wanted if chart not in self._done]
+        if not new or "layout" in self._done:
+            return
+        self._done += new
+        names = [chart.removeprefix("chart ") for chart in self._done if chart.startswith("chart ")]
+        tags = {name: [self.name_of(name, stage, "epoch") for stage in ("train", "val")] for name in names}
+        summary = layout_summary(tags, "lr/" if "rates" in self._done else "")
+        with self._named():
+            self.writer.file_writer.add_summary(summary, trainer.progress.step)
+
+    def _take_layout(self, write: Callable[..., None], *arguments: Any, **named: Any) -> None:
+        """Write a layout that a script has made, which from then on is the run's."""
+        self._done.append("layout")
+        write(*arguments, **named)
 
     def supersede(self, trainer: Any, figures: dict[str, float], step: int) -> dict[str, float]:
         left = dict(figures)
@@ -209,11 +287,13 @@ class TensorBoard(Logger):
 
     def flush(self) -> None:
         if self.writer is not None:
-            self.writer.flush()
+            with self._named():
+                self.writer.flush()
 
     def close(self) -> None:
         writer, self.writer = self.writer, None
-        writer.close()
+        with self._named():
+            writer.close()
         if self._fresh is not None and self._fresh[0].exists() and self._fresh[0].stat().st_size == self._fresh[1]:
             self._fresh[0].unlink()  # all that there was to write has taken the place of something
         self._fresh = None

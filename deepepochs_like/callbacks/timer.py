@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from functools import partial
 from typing import Any, NoReturn
@@ -18,6 +19,19 @@ PHASES = ("data", "forward", "loss", "backward", "update", "callbacks", "other",
 #: What a figure is made of where they are asked for: what happens in every batch.
 _PER_BATCH = PHASES[:-1]
 _SHOW = ("fit", "epoch", None)
+#: Epochs that the table has room for at most.
+_MOST_COLUMNS = 20
+_OF_VALIDATION = (
+    "before_epochs",
+    "before_epoch",
+    "before_batch",
+    "before_forward",
+    "after_forward",
+    "metrics",
+    "after_batch",
+    "after_epoch",
+    "after_epochs",
+)
 #: Phases that a device works on by itself, and pairs of events that are kept before they are read.
 _ON_DEVICE, _MOST_PAIRS = frozenset({"forward", "backward", "update"}), 1024
 
@@ -28,8 +42,8 @@ class Timer(Callback):
     ``data`` is what passes between two batches: waiting for the loader, and moving what it gives to the device.
     ``forward``, ``loss``, ``backward`` and ``update`` are the calls of the model, what comes between them and
     back-propagation (the loss and the metrics), back-propagation itself, and the optimizers' steps with the clearing of
-    gradients. ``callbacks`` is what all other callbacks take, checkpoints and the display among them; ``validation``
-    everything from its first hook to its last; ``other`` the rest. All of them together are the epoch.
+    gradients. ``callbacks`` is what all other callbacks take, also in validation, checkpoints and the display among
+    them; ``validation`` is all else of it; ``other`` the rest. All of them together are the epoch.
 
     It costs about twenty microseconds a batch: it looks at the clock between the listeners of the events, and listens
     to no event of a batch itself. Loops inside the run, as a `validate` in a hook, count where they stand. With
@@ -40,7 +54,8 @@ class Timer(Callback):
     tried on a GPU.)
 
     Args:
-        show: ``'fit'`` prints the table when a fit is over, ``'epoch'`` a line after every epoch, None neither.
+        show: ``'fit'`` prints the table when a fit is over, ``'epoch'`` a line after every epoch, None neither; with
+            ``Trainer(verbose=0)``, and where a run is only rehearsed, nothing is printed.
         figures: put the mean seconds per batch into the history, as ``time.data`` and so on.
         device_events: measure by events on a device that has them; False takes the clock, which on a GPU tells when
             work was handed over.
@@ -61,6 +76,8 @@ class Timer(Callback):
         >>> len(timer.epochs), [phase for phase, seconds in timer.seconds.items() if seconds == 0]
         (2, ['validation'])
     """
+
+    optional_state = True
 
     def __init__(
         self,
@@ -88,18 +105,33 @@ class Timer(Callback):
         """Seconds by phase, of all epochs and the one in progress."""
         return {phase: sum(epoch[phase] for epoch in [*self.epochs, self._open]) for phase in PHASES}
 
-    def table(self) -> str:
-        """A line per epoch with its seconds by phase, and the share of each in all of them."""
+    def table(self, width: int | None = None) -> str:
+        """A line per phase: its share, its time in all epochs, in one of them on average, and in the last ones.
+
+        Args:
+            width: the columns there are, of which the epochs take what is left; by default the terminal's.
+        """
+        width = shutil.get_terminal_size().columns - 1 if width is None else width
         epochs = [*self.epochs, *([self._open] if any(self._open.values()) else [])]
         used = [phase for phase in PHASES if phase != "validation" or any(epoch[phase] for epoch in epochs)]
-        rows = [["epoch", *used, "all"]]
-        rows += [[str(n), *_row(epoch, used)] for n, epoch in enumerate(epochs, 1)]
-        total = self.seconds
-        whole = sum(total.values())
-        rows.append(["share", *(f"{total[phase] / whole if whole else 0:.1%}" for phase in used), duration(whole)])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        total, whole = self.seconds, sum(self.seconds.values())
+        shares = [f"{total[phase] / whole if whole else 0:.1%}" for phase in used]
+        columns = [
+            ["phase", *used, "all"],
+            ["share", *shares, "100%" if whole else "0.0%"],
+            _column("sum", total, used),
+        ]
+        if epochs:
+            columns.append(_column("mean", {p: total[p] / len(epochs) for p in PHASES}, used))
+        place, shown = len(columns), range(len(epochs), max(len(epochs) - _MOST_COLUMNS, 0), -1)
+        for number in shown:
+            columns.insert(place, _column(f"epoch {number}", epochs[number - 1], used))
+            if sum(max(map(len, column)) + 2 for column in columns) - 2 > width:
+                del columns[place]
+                break
+        names, *others = ([cell.rjust(max(map(len, column))) for cell in column] for column in columns)
         return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+            "  ".join([name.strip().ljust(len(name)), *row]) for name, *row in zip(names, *others, strict=True)
         )
 
     def state_dict(self) -> StateDict:
@@ -112,6 +144,7 @@ class Timer(Callback):
         self._open = _nothing() | state_dict["open"]
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        """Begin to measure: the hooks are wrapped once it is known who listens."""
         on_cuda = self.device_events and trainer.device.type == "cuda"
         self._device = DeviceClock(trainer.device) if on_cuda else None
         self._close()
@@ -125,16 +158,17 @@ class Timer(Callback):
     ) -> None:
         self._mark("callbacks")
         self._read_device()
-        if self.show == "epoch":
+        if self.show == "epoch" and trainer.verbose:
             parts = [f"{phase} {duration(self._open[phase])}" for phase in PHASES if self._open[phase]]
             trainer.print(f"epoch {epoch_idx + 1}: {', '.join(parts)}")
 
     def on_after_fit(self, trainer: Any) -> None:
+        """Book what is open, and show the table where that is asked for."""
         self._mark("")
         self._read_device()
         if not trainer.progress.stage:  # else the epoch was cut off, and a resumed run goes on with it
             self._close()
-        if self.show == "fit" and any(self.seconds.values()):
+        if self.show == "fit" and trainer.verbose and any(self.seconds.values()):
             trainer.print(self.table())
 
     def on_cleanup(self, trainer: Any) -> None:
@@ -220,7 +254,10 @@ class Timer(Callback):
             enter, leave = (partial(self._mark_nested, way) for way in (True, False))
             hooks.on_checkpoint = (enter, *hooks.on_checkpoint, leave)
         train.after_epoch = (self._mark_end_of_pass, *train.after_epoch, begin("other"))
-        val.before_epochs = (begin("validation"), *val.before_epochs)
+        for event in _OF_VALIDATION:
+            if listeners := getattr(val, event):
+                setattr(val, event, (begin("callbacks"), *listeners, begin("validation")))
+        val.before_epochs = val.before_epochs or (begin("validation"),)
         val.after_epochs = (*val.after_epochs, begin("other"))
         if self.figures:
             train.before_epoch = (*train.before_epoch, self._begin_figures)
@@ -267,5 +304,5 @@ def _nothing() -> dict[str, float]:
     return dict.fromkeys(PHASES, 0.0)
 
 
-def _row(epoch: dict[str, float], phases: list[str]) -> list[str]:
-    return [*(duration(epoch[phase]) for phase in phases), duration(sum(epoch.values()))]
+def _column(head: str, seconds: dict[str, float], phases: list[str]) -> list[str]:
+    return [head, *(duration(seconds[phase]) for phase in phases), duration(sum(seconds.values()))]

@@ -6,7 +6,6 @@ Nothing here runs before a state is saved or loaded.
 from __future__ import annotations
 
 import itertools
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
 
-from ..errors import EngineWarning, StateError
+from ..errors import StateError
 from ..types import StateDict, Stateful
+from ..utils.warn import warn
 from .rest import Rest, is_known
 from .samplers import Watched
 from .workers import SeededDataset, SeededOrder, base_seed, in_likeness, is_plain, iterate, order_of, seedable
@@ -109,7 +109,7 @@ def check_data(name: str, loader: Any, state: StateDict, drawing: str | None = N
             f"{name} is not what it was when the state was taken: {changed}. The run goes on, but not as it would have "
             "with the data it began with"
         )
-        warnings.warn(message, EngineWarning, stacklevel=4)
+        warn(message)
 
 
 def check_position(name: str, loader: Any, batches: int) -> None:
@@ -120,11 +120,9 @@ def check_position(name: str, loader: Any, batches: int) -> None:
     if is_plain(loader):
         kind = type(loader.dataset).__name__
         fix = f"give its dataset ({kind}) state_dict/load_state_dict and load it with num_workers=0"
-    warnings.warn(
+    warn(
         f"{name} ({type(loader).__name__}) cannot be positioned: the {batches} batches already seen are read "
-        f"again and dropped; {fix} to resume it exactly",
-        EngineWarning,
-        stacklevel=4,
+        f"again and dropped; {fix} to resume it exactly"
     )
 
 

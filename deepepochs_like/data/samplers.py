@@ -7,7 +7,6 @@ is asked for it; of any other it can only be told whether it gives signs of a st
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
@@ -16,9 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..errors import EngineWarning
 from ..rng import rng_state
 from ..types import StateDict, Stateful
+from ..utils.warn import warn
 
 #: Whose orders depend on nothing but generators and the number of the epoch.
 _KNOWN = ("torch", "torchdata", "accelerate", "builtins", "numpy", "_collections_abc")
@@ -87,7 +86,7 @@ def check(name: str, loader: Any, state: StateDict) -> None:
                 f"{name}: the order is decided by a {type(owner).__name__}, which {' and '.join(signs)}; no checkpoint "
                 "knows of that, so the run does not go on exactly. Give it state_dict/load_state_dict"
             )
-            warnings.warn(message, EngineWarning, stacklevel=4)
+            warn(message)
 
 
 class Watched:
@@ -111,7 +110,7 @@ class Watched:
                     "what else draws random numbers meanwhile changes it, so the run does not go on exactly. Draw the "
                     "whole order in __iter__, from a generator of its own, or load with num_workers=0"
                 )
-                warnings.warn(message, EngineWarning, stacklevel=4)
+                warn(message)
             yield entry
             break
         yield from entries

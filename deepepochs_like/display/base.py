@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .record import Record, describe_run
+from .record import Record, about_run, epochs_done
 from .words import Part, Words, duration, plural
 
 
@@ -34,12 +34,14 @@ class Display:
         self.ended = False
         self.due = now + self.INTERVAL
         self._evaluation_began = now
+        self._idle = False
 
     def begin_fit(self, trainer: Any, epochs: int, show_info: bool) -> None:
-        """A fit begins: say of what."""
+        """A fit begins: say of what; where all its epochs are done, that has been said, and there is no more to say."""
         self.record = Record(trainer, epochs, time.monotonic())
-        if show_info:
-            self.say([(describe_run(trainer, self.words), "head")])
+        self._idle = 0 < epochs <= epochs_done(trainer)
+        if show_info and not self._idle:
+            self.say_head(about_run(trainer, self.words))
 
     def begin_task(self, trainer: Any, task: Any) -> float:
         """A task begins; return when the next refresh is due."""
@@ -83,6 +85,8 @@ class Display:
         """A fit is over, whether it ran to its end or was stopped: say why, how long it took, and the best of it."""
         self.ended = True
         self.clear()
+        if self._idle and not self.record.ended and not trainer.stopping:
+            return
         verdict = self._verdict(trainer, duration(time.monotonic() - self.record.began))
         best = self.record.best
         figures = {
@@ -93,15 +97,19 @@ class Display:
 
     def _verdict(self, trainer: Any, seconds: str) -> str:
         progress, record, words = trainer.progress, self.record, self.words
-        done = progress.epoch - record.first
         if not trainer.stopping:
-            return f"{plural(done, 'epoch')} in {seconds}"
-        where = f"after epoch {record.epoch_name(progress.epoch - 1).strip()}" if done else "before the first epoch"
+            return f"{plural(record.ended, 'epoch')} in {seconds}"
+        before = "before the first epoch"
+        where = f"after epoch {record.epoch_name(progress.epoch - 1).strip()}" if progress.epoch else before
         if progress.stage:
             name = record.epoch_name(progress.epoch).strip()
             at = f"{progress.stage} batch {progress.batch}" if progress.batch else f"before any {progress.stage} batch"
             where = f"in epoch {name}, {at}"
         return f"stopped {where}, {seconds}: {words.clean(trainer.stop_reason.strip().partition(chr(10))[0])}"
+
+    def say_head(self, parts: Sequence[str]) -> None:
+        """Write what the run is of."""
+        self.say([(self.words.dot.join(parts), "head")])
 
     def say_epoch(
         self, epoch: int, stages: Mapping[str, Mapping[str, Any]], best: Mapping[str, set[str]], seconds: float

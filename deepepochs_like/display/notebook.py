@@ -15,6 +15,8 @@ from .words import Part, Words, duration
 #: Epochs in the table; earlier ones are in the history.
 MOST_EPOCHS = 20
 _BAR = "height:6px;width:100%;max-width:520px;background:#8883;border-radius:3px;overflow:hidden;margin:3px 0 8px"
+#: What stands for two spaces, which HTML would make one of.
+_GAP = "\N{EM SPACE}"
 _DONE = "height:100%;background:#0072b2;width:{:.1f}%"
 
 
@@ -126,4 +128,4 @@ class Notebook(Display):
 
 
 def _plain(text: str) -> str:
-    return html.escape(text, quote=True)
+    return html.escape(text, quote=True).replace("  ", _GAP)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .base import Display, while_somebody_reads
-from .words import Part
+from .words import Part, percent
 
 
 class Plain(Display):
@@ -36,5 +36,5 @@ class Plain(Display):
             head = [(f"epoch {record.epoch_name(trainer.progress.epoch)}", "head"), *head]
             tail = [*tail, (f"(run: {run.left})" if run.left else "", "note")]
         if row.fraction is not None:
-            head.append((f"{row.fraction:.0%}", "note"))
+            head.append((percent(row.fraction), "note"))
         self.say(words.line(head, {"": figures}, [part for part in tail if part[0]], None))

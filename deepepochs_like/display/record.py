@@ -93,23 +93,30 @@ class Record:
         self.figures: dict[str, dict[str, float]] = {}
         self._passes: dict[str, Pass] = {}
         self._trained: Any = None
-        self._part = 0.0  # of the epoch in progress that is done
-        self._closed = False
+        self._part: float | None = 0.0  # of the epoch in progress that is done, where that can be told
+        self._closed = self._looked = False
+        #: Epochs that came to their end here; what was done of the run before its first batch here (it is resumed).
+        self.ended, self._before = 0, 0.0
         self._counts: dict[tuple[str, int], int] = {}
 
     def begin(self, trainer: Any, task: Any, now: float) -> None:
         """A task begins a pass, in this run or in one inside it."""
-        progress, tasks = trainer.progress, trainer.stage_tasks[task.stage]
+        progress, tasks, resumed = trainer.progress, trainer.stage_tasks[task.stage], False
         if trainer.running == "fit":
             self._finish_pass()
-            self._closed = False
+            self._closed = self._looked = False
             self._trained = task if task.stage == "train" else self._trained
+            if task.stage == "val" and "train" in self.figures:  # by now they are those of all batches
+                self.figures["train"] = scalars(trainer.train_metrics)
             if progress.epoch != self.epoch:
                 if self.epoch < 0:  # by now a resumed run has its history back
-                    self.best = Best(trainer.history)
+                    self.best, resumed = Best(trainer.history), True
                 self.epoch, self.epoch_began = progress.epoch, now
         label = task.stage if len(tasks) == 1 else f"{task.stage} {task.name or f'{progress.task + 1}/{len(tasks)}'}"
         self._passes[trainer.running] = Pass(task.stage, progress.task, label, task, task.figures, now, progress.batch)
+        if resumed:
+            done = (self.epoch - self.first) / max(self.last - self.first, 1)
+            self._before = done if (part := self._fraction(trainer)) is None else part
 
     def look(self, trainer: Any) -> None:
         """Read the figures of the epoch in progress back from the device: those that cost nothing to compute."""
@@ -118,12 +125,17 @@ class Record:
         figures: dict[str, Any] = {}
         for results in [*trainer.stage_results, trainer.current_task.figures.glance()]:
             figures.update(results)
-        self.figures[trainer.current_task.stage] = scalars(figures)
+        self.figures[trainer.current_task.stage], self._looked = scalars(figures), True
+
+    def forget_unseen(self) -> None:
+        """Forget the figures of the stage in progress where they are still those of the last epoch."""
+        if not (self._looked or self._closed) and "fit" in self._passes:
+            self.figures.pop(self._passes["fit"].stage, None)
 
     def end_epoch(self, train: Mapping[str, Any], val: Mapping[str, Any], epoch: int) -> dict[str, set[str]]:
         """An epoch is over; return, by stage, the names of the figures that are the best so far."""
         self._finish_pass()
-        self._part, self._closed = 1.0, True
+        self._part, self._closed, self.ended = 1.0, True, self.ended + 1
         self.figures |= {stage: scalars(new) for stage, new in (("train", train), ("val", val)) if new}
         return {stage: self.best.take(stage, epoch, new) for stage, new in (("train", train), ("val", val)) if new}
 
@@ -159,7 +171,8 @@ class Record:
     def run_row(self, trainer: Any, now: float) -> Row:
         """The run as a whole."""
         fraction, seconds = self._fraction(trainer), now - self.began
-        left = f"{rough(seconds / fraction * (1 - fraction))} left" if fraction and seconds > 1 else ""
+        here = 0.0 if fraction is None else fraction - self._before
+        left = f"{rough(seconds / here * (1 - fraction))} left" if fraction and here > 0 and seconds > 1 else ""
         label, count = "epoch", self.epoch_name(max(self.epoch, self.first)).strip()
         if math.isfinite(last := self._last_step):
             label, count = "step", f"{trainer.progress.step}/{last:.0f}"
@@ -175,12 +188,12 @@ class Record:
         if math.isfinite(last := self._last_step):
             step: int = trainer.progress.step
             return min((step - self.first_step) / max(last - self.first_step, 1), 1.0)
-        if not self.first <= self.epoch < self.last:
+        if not self.first <= self.epoch < self.last or (part := self._epoch_fraction(trainer)) is None:
             return None
-        return (self.epoch - self.first + self._epoch_fraction(trainer)) / (self.last - self.first)
+        return (self.epoch - self.first + part) / (self.last - self.first)
 
-    def _epoch_fraction(self, trainer: Any) -> float:
-        """How much of the epoch's batches is done; a run inside this one leaves it where it was."""
+    def _epoch_fraction(self, trainer: Any) -> float | None:
+        """How much of the epoch's batches is done, where it can be told; a run inside this one leaves it as it was."""
         here = self._passes.get("fit")
         if here is None or self._closed or trainer.running != "fit":
             return self._part
@@ -189,7 +202,8 @@ class Record:
             for index, task in enumerate(trainer.stage_tasks.get(stage, ())):
                 total = self._expected(stage, index, task)
                 if total is None:
-                    return 0.0
+                    self._part = None
+                    return None
                 whole += total
                 if (stage, index) < (here.stage, here.index):  # in this order train comes before val
                     done += total
@@ -224,6 +238,11 @@ def _limit(task: Any) -> float:
 
 def describe_run(trainer: Any, words: Words) -> str:
     """Describe model, device and data in a line."""
+    return words.dot.join(about_run(trainer, words))
+
+
+def about_run(trainer: Any, words: Words) -> list[str]:
+    """What there is to say about model, device and data."""
     handles = trainer.models.values()
     parameters = [p for handle in handles for p in handle.model.parameters()]
     if any(is_lazy(p) for p in parameters):  # layers that get their size from the first batch
@@ -236,7 +255,13 @@ def describe_run(trainer: Any, words: Words) -> str:
     data = "batches/epoch not known" if counts[0] is None else f"{plural(counts[0], 'batch')}/epoch"
     data += f", {counts[1]:,} for validation" if counts[1] else ""
     models = " + ".join(type(handle.model).__name__ for handle in handles)
-    return words.clean(words.dot.join([models, size, str(trainer.device), data]))
+    return [words.clean(part) for part in (models, size, str(trainer.device), data)]
+
+
+def epochs_done(trainer: Any) -> int:
+    """The epochs that a fit which begins finds done, also where its state is yet to be loaded."""
+    state = trainer.resuming
+    return int(trainer.progress.epoch if state is None else state["progress"]["epoch"])
 
 
 def _batches(trainer: Any, stage: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from rich.text import Text
 from .base import Display, while_somebody_reads
 from .columns import Columns
 from .record import Row
-from .words import Part, Words, duration
+from .words import Part, Words, duration, percent
 
 _STYLES = {"head": "bold", "label": "cyan", "name": "dim", "figure": "", "best": "green", "note": "dim"}
 
@@ -84,7 +85,10 @@ class Terminal(Display):
     #: ... but not so rarely that the view would seem to stand still.
     LONGEST = 1.0
     #: Bars don't grow beyond what an eye can take in.
-    WIDEST = 100
+    WIDEST, NARROWEST = 100, 5
+    #: So many epochs all have a line; of more, every second, fifth, tenth ... has one, and those that take long.
+    MOST_LINES: float = 500
+    LONG = 1.0
 
     def __init__(self, trainer: Any, console: Console, decimals: int, log_batch: bool) -> None:
         super().__init__(trainer, Words(decimals, console.encoding, cell_len), log_batch)
@@ -92,12 +96,17 @@ class Terminal(Display):
         self.columns = Columns(self.words)
         self._widths = [0, 0, 4, 14, 10]  # of what stands around the bars, which grows but does not jump
         self._begins = False
+        self._pause = self.INTERVAL
+        self._every = 1
+        self._untold: tuple[Any, ...] = ()
         self._drawn = Drawn([])
         self._drawn_width = console.width
         same = sys.stderr is not None and sys.stderr.isatty()  # a log that stderr goes to stays its own
         self.live = Live(console=console, auto_refresh=False, redirect_stderr=same)
 
     def begin_fit(self, trainer: Any, epochs: int, show_info: bool) -> None:
+        strides = (n * 10**power for power in range(18) for n in (1, 2, 5))
+        self._every = next(n for n in strides if epochs - trainer.progress.epoch <= n * self.MOST_LINES)
         super().begin_fit(trainer, epochs, show_info)
         self.due = time.monotonic() + self.INTERVAL
         self._begins = True
@@ -115,7 +124,8 @@ class Terminal(Display):
         return self.due
 
     def pause(self, cost: float) -> float:
-        return min(max(self.INTERVAL, cost * self.SHARE), self.LONGEST)
+        self._pause = min(max(self.INTERVAL, cost * self.SHARE), self.LONGEST)
+        return self._pause
 
     @property
     def width(self) -> int:
@@ -124,12 +134,30 @@ class Terminal(Display):
     def say(self, line: Sequence[Part]) -> None:
         self._print(Line(line) if self.words.wide(line) <= self.width else _text(line))
 
+    def say_head(self, parts: Sequence[str]) -> None:
+        lines = [parts[0]]
+        for part in parts[1:]:
+            longer = self.words.dot.join([lines[-1], part])
+            lines[-1:] = [longer] if self.words.measure(longer) <= self.width else [lines[-1], part]
+        for line in lines:
+            self.say([(line, "head")])
+        if self._every > 1:
+            self.say([(f"one epoch in {self._every} has a line, and every one of more than a second", "note")])
+
     def _print(self, *lines: RenderableType) -> None:
         with while_somebody_reads():
             self._follow()
             self.console.print(*lines, sep="\n")
 
     def say_epoch(
+        self, epoch: int, stages: Mapping[str, Mapping[str, Any]], best: Mapping[str, set[str]], seconds: float
+    ) -> None:
+        told = epoch + 1 in (1, self.record.last) or (epoch + 1) % self._every == 0 or seconds > self.LONG
+        self._untold = () if told else (epoch, stages, best, seconds)
+        if told:
+            self._say_row(epoch, stages, best, seconds)
+
+    def _say_row(
         self, epoch: int, stages: Mapping[str, Mapping[str, Any]], best: Mapping[str, set[str]], seconds: float
     ) -> None:
         groups = {stage: self.words.numbers(figures) for stage, figures in stages.items()}
@@ -141,14 +169,18 @@ class Terminal(Display):
     def end_epoch(self, trainer: Any, train: Mapping[str, Any], val: Mapping[str, Any], epoch: int) -> None:
         super().end_epoch(trainer, train, val, epoch)
         early = self.INTERVAL / 2 if self.live.is_started else 0  # short epochs wait for the clock, like batches
-        if time.monotonic() >= self.due - early:
+        now = time.monotonic()
+        if now >= self.due - early or now - self.record.epoch_began > 2 * self._pause:
             self.after_epoch(trainer)
 
     def after_epoch(self, trainer: Any) -> None:
         """Bring the live view up to date with the line just written above it."""
         self.draw(trainer)
+        self.due = max(self.due, time.monotonic() + self._pause)
 
     def say_end(self, verdict: Sequence[Part], best: Mapping[str, Mapping[str, str]]) -> None:
+        if self._untold:  # the last epoch of a run that was stopped
+            self._say_row(*self._untold)
         line = self.words.line(verdict, best, [], None)
         if self.words.wide(line) <= self.width:
             self.say(line)
@@ -197,16 +229,20 @@ class Terminal(Display):
     def _bars(self, rows: Sequence[Row]) -> Table:
         words, cells = self.words, []
         for row in rows:
-            percent = f"{row.fraction:.0%}" if row.fraction is not None else ""
-            cells.append((words.crop(words.clean(row.label), 12), row.count, percent, row.pace, row.left))
+            done = percent(row.fraction) if row.fraction is not None else ""
+            cells.append((words.crop(words.clean(row.label), 12), row.count, done, row.pace, row.left))
         for index, column in enumerate(zip(*cells, strict=True)):
             self._widths[index] = max(self._widths[index], *map(words.measure, column))
-        room = max(min(self.width, self.WIDEST) - sum(self._widths) - 2 * len(cells[0]), 3)
-        table = _grid(6, right=(1, 3, 4, 5))
-        for row, (label, count, percent, speed, left) in zip(rows, cells, strict=True):
-            padded = (text.rjust(wide) for text, wide in zip((speed, left), self._widths[3:], strict=True))
-            notes = (Text(text, _STYLES["note"]) for text in padded)
-            table.add_row(Text(label, _STYLES["label"]), count, _bar(row, room), percent, *notes)
+        behind, room = [2, 3, 4], 0
+        for left_out in (None, 3, 4, 2):  # on a narrow terminal the speed, then the time left, then the percentage
+            behind = [index for index in behind if index != left_out]
+            room = min(self.width, self.WIDEST) - sum(self._widths[i] + 2 for i in (0, 1, *behind))
+            if room >= self.NARROWEST:
+                break
+        table = _grid(3 + len(behind), right=(1, *range(3, 3 + len(behind))))
+        for row, texts in zip(rows, cells, strict=True):
+            padded = (Text(texts[i].rjust(self._widths[i]), _STYLES["note"] if i > 2 else "") for i in behind)
+            table.add_row(Text(texts[0], _STYLES["label"]), texts[1], _bar(row, max(room, 3)), *padded)
         return table
 
     def _figures(self) -> RenderableType:
@@ -254,6 +290,7 @@ class Terminal(Display):
 
     def close(self, trainer: Any) -> None:
         if self.live.is_started and not self.ended:  # the figures are left as they were: reading them might fail, too
+            self.record.forget_unseen()
             self.draw(trainer)
         with while_somebody_reads():
             self.live.stop()
@@ -261,6 +298,8 @@ class Terminal(Display):
 
 class Bars(Terminal):
     """Show one bar per epoch, which stays on the screen, with the figures behind it."""
+
+    MOST_LINES = math.inf
 
     def draw(self, trainer: Any) -> None:
         now = time.monotonic()
@@ -291,7 +330,17 @@ class Bars(Terminal):
     ) -> Table:
         """A bar between what stands before and behind it, which gets the room it needs where there is enough."""
         words, room = self.words, min(self.width, 200) - self.words.wide(head) - 4
-        figures = words.line([], {stage: words.numbers(new) for stage, new in stages.items()}, tail, room - 8)
+        numbers = {stage: words.numbers(new) for stage, new in stages.items()}
+        figures: list[Part] = []
+        # Where there is no room for all, the speed is left out, then the time, validation, and all figures.
+        for shown, last in [
+            *((numbers, tail[n:]) for n in range(len(tail) + 1)),
+            (dict([*numbers.items()][:1]), []),
+            ({}, []),
+        ]:
+            figures = words.line([], shown, last, room - 8)
+            if words.wide(figures) <= room - 4:
+                break
         table = _grid(3)
         table.add_row(_text(head), _bar(row, min(max(room - words.wide(figures), 4), 20)), _text(figures))
         return table

@@ -73,6 +73,11 @@ def pace(batches: float, seconds: float) -> str:
     return f"{rate:,.0f} batches/s" if rate >= 100 else f"{rate:.1f} batches/s"
 
 
+def percent(fraction: float) -> str:
+    """Write a share in whole per cent; it is ``100%`` only of what is done."""
+    return f"{min(fraction, 0.99) if fraction < 1 else 1:.0%}"
+
+
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun: ``1 epoch``, ``2,410 parameters``, ``3 batches``."""
     ending = "" if count == 1 else "es" if noun.endswith("ch") and noun != "epoch" else "s"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +15,6 @@ from torch.amp import GradScaler
 from .. import bare
 from ..errors import ArgumentError, StepError
 from ..optimizer import Optimizer
-from ..tensors import map_tensors
 from .local import Local
 
 #: What is made float32 again when it leaves a model, so that losses and figures are not rounded.
@@ -57,6 +58,13 @@ class MixedPrecision:
             scaler.scale(
                 torch.zeros((), device=execution.device)
             )  # it has a scale from now on, not from the first loss
+
+    def remove(self) -> None:
+        """Take it off the execution again."""
+        everything: Any = self.execution
+        for name in ("around", "backward", "prepare", "update", "scaler", "left_out", "precision_of"):
+            vars(everything).pop(name, None)
+        everything.prepares = everything.window is not None
 
     def around(self, step: Callable[..., Any], training: bool) -> Callable[..., Any]:
         """Make of a step one that runs under autocast."""
@@ -173,7 +181,49 @@ class MixedPrecision:
 
 def widen(module: Any, args: Any, output: Any) -> Any:
     """Make a module's output float32: a forward hook."""
-    return map_tensors(output, lambda tensor: tensor.float() if tensor.dtype in NARROW else tensor)
+    return _wide(output)
+
+
+def _wide(value: Any) -> Any:
+    """The same with float32 in the place of half precision, in any nesting, each container of its own type."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in NARROW else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _wide_object(value)
+    if isinstance(value, (tuple, list)):
+        items = [_wide(item) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        if type(value) is list:
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, Mapping):
+        pairs = {key: _wide(item) for key, item in value.items()}
+        if all(pairs[key] is item for key, item in value.items()):
+            return value
+        return pairs if type(value) is dict else type(value)(pairs)  # type: ignore[call-arg]
+    return value
+
+
+def _wide_object(value: Any) -> Any:
+    """A copy of a dataclass's object with its fields wide; neither `__init__` nor a frozen class stands in the way.
+
+    One that is a dict as well, as the model outputs of Hugging Face are, has its fields under their names, too.
+    """
+    own = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    fields = {name: wide for name, old in own.items() if (wide := _wide(old)) is not old}
+    items = {}
+    if isinstance(value, MutableMapping):
+        made = {id(own[name]): wide for name, wide in fields.items()}
+        items = {key: wide for key, old in value.items() if (wide := made.get(id(old), _wide(old))) is not old}
+    if not fields and not items:
+        return value
+    wider = copy.copy(value)
+    for key, wide in items.items():
+        wider[key] = wide
+    for name, wide in fields.items():
+        object.__setattr__(wider, name, wide)
+    return wider
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:

@@ -17,6 +17,11 @@ def open_window(execution: Any) -> None:
     execution.may_defer = execution.prepares = True
 
 
+def close_window(execution: Any) -> None:
+    """Let an execution accumulate nothing again. It goes on asking whether it does, as something else may want that."""
+    execution.window = None
+
+
 class Window:
     """An accumulation window of `size` batches.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from ..errors import ArgumentError, ArgumentTypeError, EngineError, EngineWarning, PatchError, did_you_mean
+from ..errors import ArgumentError, ArgumentTypeError, EngineError, PatchError, did_you_mean
 from ..metrics import check_labels
 from ..rng import rng_state, set_rng_state
 from ..tensors import concat, map_tensors
 from ..types import StateDict, Weight
+from ..utils.warn import warn
 from .base import Outputs, PatchBase, check_value, is_torchmetric, metric_name, shown
 from .confusion import ConfusionMetrics, ConfusionPatch
 from .tensor import TensorPatch
@@ -170,7 +170,7 @@ class Slot:
     def _say(self, message: str) -> None:
         if message not in self.said:
             self.said.add(message)
-            warnings.warn(message, EngineWarning, stacklevel=2)
+            warn(message)
 
     def state_dict(self) -> StateDict | None:
         """The accumulator's state; None before the first batch."""

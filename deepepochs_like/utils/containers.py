@@ -198,6 +198,23 @@ def _to_array(value: Any) -> Any:
         ) from error
 
 
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dicts, lists and tuples.
+
+    Example:
+        >>> [tensor.item() for tensor in tensors_in({"a": torch.tensor(1), "b": [2, (torch.tensor(3),)]})]
+        [1, 3]
+    """
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (list, tuple)):  # a packed sequence is one, too
+        for item in value:
+            yield from tensors_in(item)
+
+
 def detach_clone(data: Any) -> Any:
     """Copy every tensor in nested lists, tuples and dicts, off the graph; what is no tensor passes through.
 

@@ -37,7 +37,7 @@ white-space:pre-wrap}.note.stopped{border-color:var(--warn)}
 .tile,.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
 .tile b{display:block;font-size:25px;line-height:1.25;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .tile span{color:var(--soft);font-size:13px;overflow-wrap:anywhere}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(330px,1fr));gap:12px}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(300px,100%),1fr));gap:12px}
 .charts svg{width:100%;height:auto;display:block}.charts .card{padding:10px 8px 6px}
 .scroll{overflow:auto;max-height:560px;width:fit-content;max-width:100%;
 background:var(--card);border:1px solid var(--line);border-radius:10px}
@@ -46,9 +46,13 @@ th,td{padding:5px 12px;text-align:right;white-space:nowrap;border-bottom:1px sol
 thead th{position:sticky;top:0;background:var(--card);font-weight:600}
 tbody tr:last-child td,tbody tr:last-child th{border-bottom:0}
 td.best{color:var(--good);font-weight:700}
-.pairs{width:100%}.pairs th{text-align:left;font-weight:600;width:210px;vertical-align:top;white-space:normal;
+th.over{text-align:center}.over span{display:inline-block;position:sticky;left:90px;right:12px}
+tbody th{position:sticky;left:0;background:var(--card)}
+thead tr:first-child th:first-child{left:0;z-index:2}
+.pairs{width:100%}.pairs th{text-align:left;font-weight:600;width:min(210px,36%);vertical-align:top;white-space:normal;
 overflow-wrap:anywhere}.pairs td{text-align:left;white-space:pre-wrap;overflow-wrap:anywhere}
-.matrix th{color:var(--soft);font-weight:600}.matrix td{text-align:center;min-width:42px;padding:6px 8px}
+.matrix th{color:var(--soft);font-weight:600}.matrix thead th:first-child{white-space:normal}
+.matrix td{text-align:center;min-width:42px;padding:6px 8px}
 .columns{display:flex;flex-wrap:wrap;gap:20px;align-items:flex-start}.columns>*{max-width:100%}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:10px}
 .sheet figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px;
@@ -59,6 +63,8 @@ background:#8883;display:block;margin-bottom:6px}
 details{margin-top:10px}summary{cursor:pointer;color:var(--mark);font-weight:600}
 pre{overflow:auto;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px;font-size:13px}
 img.heat{image-rendering:pixelated;width:min(560px,100%);border:1px solid var(--line)}
+@media(prefers-color-scheme:dark){img.heat{filter:invert(1)}}
+@media(max-width:560px){main{padding:20px 14px 32px}th,td{padding:5px 8px}}
 footer{margin-top:40px;color:var(--soft);font-size:13px;border-top:1px solid var(--line);padding-top:12px}
 @media print{.scroll{max-height:none;overflow:visible}body{background:#fff}main{max-width:none;padding:0}
 .card,.tile,figure{break-inside:avoid}}
@@ -134,7 +140,7 @@ def figures_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[st
             stages[-1][1] += 1
         else:
             stages.append([stage, 1])
-    over = "".join(f'<th colspan="{count}" style="text-align:center">{escaped(stage)}</th>' for stage, count in stages)
+    over = "".join(f'<th colspan="{count}" class="over"><span>{escaped(stage)}</span></th>' for stage, count in stages)
     names = "".join(f'<th style="top:34px">{escaped(name)}</th>' for _, name in columns)
     body = "".join(
         f"<tr><th>{escaped(epoch)}</th>"
@@ -160,7 +166,8 @@ def heat_table(matrix: Any, names: Sequence[Any] | None = None) -> str:
     shares = normalized(np.nan_to_num(values.astype(float)), "true")
     if len(values) > MOST_CLASSES:
         dark = np.round(255 * (1 - shares.clip(0, 1) ** 0.5)).astype(np.uint8)
-        picture = f'<img class="heat" alt="confusion matrix" src="{png_address(dark)}">'
+        image = f'<img class="heat" alt="confusion matrix" src="{png_address(dark)}">'
+        picture = f'<div>{image}<p class="soft">Rows are targets, columns predictions, from the top left.</p></div>'
     else:
         picture = f'<div class="scroll">{_heat_cells(values, shares, labels)}</div>'
     return f'<div class="columns">{picture}{_most_confused(values, shares, labels)}</div>'

@@ -12,6 +12,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MOST_POINTS, FEW_POINTS = 500, 40
 _FONT = "font-family=\"system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif\""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 34, 34
+#: How wide a digit is in that size, with some room: nobody can ask the browser.
+_CHARACTER = 6.3
 
 
 def escaped(text: Any) -> str:
@@ -72,7 +75,9 @@ def line_svg(
         parts.append(f'<text x="{_LEFT}" y="16" font-size="13" font-weight="600">{_cropped(title, width - 150)}</text>')
     x_range, y_range = bounds([x for x, _ in shown]), bounds([y for _, y in shown])
     if x_range is None or y_range is None:
-        parts.append(f'<text x="{width / 2:g}" y="{height / 2:g}" text-anchor="middle" opacity=".6">no numbers</text>')
+        parts.append(
+            f'<text x="{width / 2:g}" y="{height / 2:g}" text-anchor="middle" opacity=".6">no finite numbers</text>'
+        )
         return "".join([*parts, "</svg>"])
     frame = _Frame(x_range, _roomy(y_range), width, height)
     parts += frame.axes([x for x, _ in shown], x_label)
@@ -89,32 +94,37 @@ class _Frame:
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float], width: int, height: int) -> None:
         self.x, self.y, self.width, self.height = x, y, width, height
+        values = ticks(*y, 5)
+        self.rows = list(zip(values, _labels(values), strict=True))
+        self.left = max(_LEFT, 10 + _CHARACTER * max(len(label) for _, label in self.rows))
 
     def across(self, x: float) -> float:
         low, high = self.x
-        return round(_LEFT + (x / 2 - low / 2) / (high / 2 - low / 2) * (self.width - _LEFT - _RIGHT), 1)
+        room = self.width - self.left - _RIGHT
+        return round(self.left + (x / 2 - low / 2) / (high / 2 - low / 2) * room, 1)
 
     def down(self, y: float) -> float:
         low, high = self.y
         return round(_TOP + (high / 2 - y / 2) / (high / 2 - low / 2) * (self.height - _TOP - _BOTTOM), 1)
 
     def axes(self, xs: Sequence[float], x_label: str) -> list[str]:
-        bottom, right = self.height - _BOTTOM, self.width - _RIGHT
+        left, bottom, right = self.left, self.height - _BOTTOM, self.width - _RIGHT
         parts = []
-        for value in ticks(*self.y, 5):
+        for value, label in self.rows:
             at = self.down(value)
-            parts.append(f'<path d="M{_LEFT} {at}H{right}" stroke="currentColor" stroke-opacity=".13"/>')
-            parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:g}" text-anchor="end" opacity=".75">{number(value)}</text>')
+            parts.append(f'<path d="M{left:g} {at}H{right}" stroke="currentColor" stroke-opacity=".13"/>')
+            parts.append(f'<text x="{left - 6:g}" y="{at + 4:g}" text-anchor="end" opacity=".75">{label}</text>')
         values = ticks(*self.x, 6) if max(xs) > min(xs) else [xs[0]]
         if all(x == int(x) for x in xs):
             values = [value for value in values if value == int(value)]
-        for value in values:
-            at, label = self.across(value), number(value)
+        for value, label in zip(values, _labels(values), strict=True):
+            at = self.across(value)
+            within = min(at, self.width - 2 - _CHARACTER * len(label) / 2)  # or the last would be cut off at the edge
             parts.append(f'<path d="M{at} {bottom}v4" stroke="currentColor" stroke-opacity=".5"/>')
-            parts.append(f'<text x="{at}" y="{bottom + 16}" text-anchor="middle" opacity=".75">{label}</text>')
-        parts.append(f'<path d="M{_LEFT} {bottom}H{right}" stroke="currentColor" stroke-opacity=".5"/>')
+            parts.append(f'<text x="{within:g}" y="{bottom + 16}" text-anchor="middle" opacity=".75">{label}</text>')
+        parts.append(f'<path d="M{left:g} {bottom}H{right}" stroke="currentColor" stroke-opacity=".5"/>')
         if x_label:
-            middle = (_LEFT + right) / 2
+            middle = (left + right) / 2
             where = f'x="{middle:g}" y="{self.height - 4}" text-anchor="middle" opacity=".6"'
             parts.append(f"<text {where}>{escaped(x_label)}</text>")
         return parts
@@ -137,6 +147,17 @@ class _Frame:
         said = escaped(f"{name} {x_label} {number(x)}: {y:.6g}".strip())
         where = f'cx="{self.across(x)}" cy="{self.down(y)}"'
         return f'<circle {where} r="2.6" fill="{colour}"><title>{said}</title></circle>'
+
+
+def _labels(values: Sequence[float]) -> list[str]:
+    """Numbers beside an axis: of four digits, or of as many as it takes to tell one from the other."""
+    step = min((abs(b - a) for a, b in pairwise(values)), default=math.inf)
+    shown = [number(value) for value in values]
+    for digits in range(5, 16):
+        if all(abs(float(label) - value) < step / 20 for label, value in zip(shown, values, strict=True)):
+            break
+        shown = [f"{value:.{digits}g}" for value in values]
+    return shown
 
 
 def _roomy(y: tuple[float, float]) -> tuple[float, float]:

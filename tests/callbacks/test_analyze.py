@@ -292,6 +292,12 @@ def test_one_board_serves_all(tmp_path: Path) -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ArgumentError, match="did you mean 'gradients'"):
         Analyze("gradient")
+    for alias, meant in (("backward", "gradients"), ("grad", "gradients"), ("forward", "outputs"), ("Acts", "")):
+        with pytest.raises(ArgumentError, match=f"did you mean '{meant}'" if meant else r"needed$"):
+            Analyze(alias)
+    for alias, meant in (("gradients", "backward"), ("outputs", "forward"), ("forwards", "forward")):
+        with pytest.raises(ArgumentError, match=f"did you mean '{meant}'"):
+            AnalyzeCallback(alias)
     with pytest.raises(ArgumentError, match="every=0"):
         Analyze(every=0)
     with pytest.raises(ArgumentTypeError, match="a list of names"):

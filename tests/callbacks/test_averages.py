@@ -20,6 +20,7 @@ from deepepochs_like import (
     Checkpoint,
     EarlyStopping,
     EpochTask,
+    FineTune,
     Trainer,
     load_weights,
     save_weights,
@@ -306,8 +307,42 @@ def test_of_two_optimizers_the_one_that_overflowed_averages_nothing() -> None:
     assert (int(state["body"]["n_averaged"]), int(state["head"]["n_averaged"])) == (5, 0)
 
 
+def test_batchnorm_that_is_frozen_keeps_its_statistics_in_the_mean_too() -> None:
+    """Those of a layer that trains are taken anew."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    for mode in (True, False):  # statistics as a pre-trained model has them
+        model.train(mode)(torch.randn(64, 6) * 3 + 1)
+    frozen = {name: value.clone() for name, value in model[1].named_buffers()}
+    swa = SWA(start=0)
+    it = Trainer(
+        model,
+        F.cross_entropy,
+        torch.optim.SGD(model.parameters(), 0.1),
+        2,
+        "cpu",
+        [FineTune({0: ["2", "3", "4"]}), swa],
+        verbose=0,
+    )
+    for _ in range(2):  # the second time the layer is held when the average is made, or gone on with
+        it.fit(data(), epochs=1)
+        layers: Any = swa.module
+        assert all(torch.equal(value, frozen[name]) for name, value in layers[1].named_buffers())
+        assert not torch.equal(layers[3].running_mean, model[3].running_mean)
+
+
 def test_an_average_that_never_begins_is_said() -> None:
     with pytest.warns(EngineWarning, match=r"SWA\(start=3\) does nothing in this fit.*the last one is 2"):
         trainer(net(), SWA(start=3)).fit(data())
     trainer(net(), SWA(start=2)).fit(data())
     trainer(net(), SWA(start=9)).fit(data(), max_steps=2)
+
+
+def test_an_average_of_a_later_phase_is_told_once_and_is_no_warning() -> None:
+    said: list[str] = []
+    swa = SWA(start=2)
+    it = trainer(net(), swa, epochs=9)
+    it.verbose, it.print = 1, lambda *words, **options: said.append(" ".join(map(str, words)))
+    for _ in range(3):
+        it.fit(data(), epochs=1)
+    assert (sum("SWA(start=2) does nothing in this fit" in line for line in said), swa.updates) == (1, 1)

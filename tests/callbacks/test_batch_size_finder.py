@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from deepepochs_like import BatchSizeFinder, Callback, Checkpoint, EpochTask, Optimizer, Trainer
 from deepepochs_like.callbacks.batch_size_finder import Endless
-from deepepochs_like.errors import ArgumentError, ArgumentTypeError
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError, LoaderError
 from deepepochs_like.metrics import accuracy
 from support.digits import digits, loader
 from support.traces import account, differences
@@ -82,6 +82,12 @@ def test_other_errors_leave_it_and_nothing_has_changed() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         trainer.find_batch_size(dataset)
     assert differences(before, account(trainer=trainer, data=dataset)) == {}
+
+
+def test_an_error_says_with_how_many_samples_it_came_up() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel") as raised:
+        made(Narrow(20)).find_batch_size(data(), start=1)
+    assert "in find_batch_size, with 1 of the dataset's samples in a batch" in raised.value.__notes__
 
 
 def test_it_doubles_and_then_halves_the_gap() -> None:
@@ -150,6 +156,16 @@ def test_a_stream_needs_a_limit() -> None:
         made(Narrow(40)).find_batch_size(Stream())
     assert made(Narrow(40)).find_batch_size(Stream(), most=100).suggestion == 40
     assert made(Narrow(40)).find_batch_size(DataLoader(Stream(), 4), most=30).suggestion == 30
+    assert made(Narrow(400)).find_batch_size(Stream(), most=300).suggestion == 300  # of 200 samples, again and again
+
+
+def test_a_stream_without_a_sample_is_an_error() -> None:
+    class Nothing(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(())
+
+    with pytest.raises(LoaderError, match="yields no batch"):
+        made(Narrow(40)).find_batch_size(Nothing(), most=8)
 
 
 class OwnTask(EpochTask):
@@ -173,6 +189,7 @@ def test_steps_of_tasks_are_run() -> None:
         (data(8), {"start": 0}, ArgumentError, "start=0"),
         (data(8), {"steps": 2.0}, ArgumentTypeError, "steps=2.0"),
         (data(8), {"most": 0}, ArgumentError, "most=0"),
+        ({1, 2}, {}, ArgumentTypeError, "a dataset or a DataLoader is needed"),
     ],
 )
 def test_arguments_are_checked(given: Any, options: Any, error: type[Exception], words: str) -> None:

@@ -19,11 +19,13 @@ from deepepochs_like import (
     Checkpoint,
     EarlyStopping,
     EpochTask,
+    FineTune,
     GradClip,
     LRFinder,
     Optimizer,
     PatchBase,
     Trainer,
+    freeze,
 )
 from deepepochs_like.dry_runs import Overfit
 from deepepochs_like.errors import ArgumentError, LoaderError, LossError, UnknownFigureError
@@ -282,6 +284,26 @@ def test_arguments_of_fast_dev_run_are_checked() -> None:
         made().fast_dev_run(loader(0, 64), batches=0)
     with pytest.raises(LoaderError, match="empty"):
         made().fast_dev_run([])
+
+
+def test_a_batch_that_is_not_learned_as_most_is_frozen_says_so() -> None:
+    model = net(0.2)
+    trainer = made(model, [FineTune({0: "1", 1: "*"})])  # of the first epoch there is BatchNorm alone
+    said = str(trainer.overfit_batch(loader(0, 64), 10))
+    assert "4 of 6 parameters (97 % of the numbers) are frozen by FineTune's schedule for epoch 0" in said
+    assert "0.weight, 0.bias, 4.weight, 4.bias" in said
+    trainer.fit(loader(0, 64), epochs=1)
+    assert "frozen" not in str(trainer.overfit_batch(loader(0, 64), 2)), "its next epoch trains everything"
+    model = net(0.2)
+    trainer = made(model)
+    freeze(model[0])
+    assert "2 of 6 parameters" in (said := str(trainer.overfit_batch(loader(0, 64), 2)))
+    assert "FineTune" not in said
+
+
+def test_a_batch_that_is_learned_is_told_without_what_is_frozen() -> None:
+    said = made(net(), [FineTune({0: ["0", "1", "4.weight"]})]).overfit_batch(loader(0, 32), 80)
+    assert (said.learned, "frozen" in str(said)) == (True, False)
 
 
 def test_losses_are_drawn() -> None:

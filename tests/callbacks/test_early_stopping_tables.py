@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepepochs_like import Callback, EarlyStopping, Optimizer, Trainer
+from deepepochs_like import Callback, CheckCallback, EarlyStopping, Optimizer, Trainer
 
 NAN = math.nan
 
@@ -120,3 +120,123 @@ def test_a_plateau_scheduler_decides_as_torch_documents(figures: list[float], lr
         batches, batches
     )
     assert seen == lrs
+
+
+# ------------------------------------------------------------------------------------ another fit, other weights
+
+
+def stopping(
+    figures: list[float], model: nn.Module | None = None, epochs: int = 100, **options: Any
+) -> tuple[Trainer, Any]:
+    """A trainer whose validation comes to the figures of a table, and its EarlyStopping."""
+    model = nn.Linear(1, 1) if model is None else model
+    guard = EarlyStopping("val/score", mode="min", **options)
+    opt = torch.optim.SGD(model.parameters(), 0.0)
+    callbacks = [Table(figures), guard]
+    return Trainer(model, nn.functional.mse_loss, opt, epochs, "cpu", callbacks, verbose=0), guard
+
+
+BATCHES = [(torch.ones(1, 1), torch.ones(1, 1))]
+
+
+def test_another_fit_begins_with_fresh_patience_and_keeps_the_best() -> None:
+    trainer, guard = stopping([3, 1, 2, 2, 2, 2, 2, 0.5], patience=2)
+    trainer.fit(BATCHES, BATCHES)
+    assert (trainer.progress.epoch, guard.since, guard.best) == (4, 2, 1.0)
+    trainer.fit(BATCHES, BATCHES)
+    assert (trainer.progress.epoch, guard.best) == (6, 1.0), "two more looks, none of them better than the first fit's"
+    trainer.fit(BATCHES, BATCHES, epochs=2)
+    assert (trainer.progress.epoch, guard.best, guard.since) == (8, 0.5, 0)
+
+
+def test_a_fit_that_reached_its_threshold_is_no_end_for_the_next() -> None:
+    trainer, guard = stopping([3, 1, 2, 2], patience=9, threshold=1.0)
+    trainer.fit(BATCHES, BATCHES)
+    assert (trainer.progress.epoch, guard.reached) == (2, True)
+    trainer.fit(BATCHES, BATCHES, epochs=2)
+    assert (trainer.progress.epoch, guard.reached) == (4, False)
+
+
+def test_a_resumed_fit_keeps_the_count() -> None:
+    figures: list[float] = [3, 1, 2, 2, 2, 2, 2]
+    first, _ = stopping(figures, patience=3)
+    first.fit(BATCHES, BATCHES, epochs=3)
+    second, guard = stopping(figures, patience=3)
+    second.load_state_dict(first.state_dict())
+    second.fit(BATCHES, BATCHES, epochs=7)
+    assert (second.progress.epoch, guard.since) == (5, 3)
+    third, _ = stopping(figures, patience=3)
+    third.load_state_dict(second.state_dict())
+    assert third.fit(BATCHES, BATCHES, epochs=7)["val"]["score"] == [3, 1, 2, 2, 2], "what was ended stays ended"
+
+
+def test_checkcallback_begins_with_fresh_patience_too(tmp_path: Any) -> None:
+    check = CheckCallback("score", mode="min", patience=2, ckpt_dir=str(tmp_path))
+    model = nn.Linear(1, 1)
+    opt = torch.optim.SGD(model.parameters(), 0.0)
+    callbacks = [Table([3, 1, 2, 2, 2, 2, 2]), check]
+    trainer = Trainer(model, nn.functional.mse_loss, opt, 100, "cpu", callbacks, verbose=0)
+    trainer.fit(BATCHES, BATCHES)
+    trainer.fit(BATCHES, BATCHES)
+    assert trainer.progress.epoch == 6
+    trainer.load_weights(trainer.save_weights(tmp_path / "w.pt"))
+    assert check.stopper is not None
+    assert math.isnan(check.stopper.best)
+
+
+def best_after(trainer: Trainer, epochs: int) -> float:
+    trainer.fit(BATCHES, BATCHES, epochs=epochs)
+    weight: Any = trainer.model.weight
+    return float(weight.detach())
+
+
+def test_the_best_weights_of_an_earlier_fit_come_back_while_the_model_goes_on_from_them() -> None:
+    trainer, _ = stopping([3, 1, 2, 2, 2], patience=9, restore_best=True)
+    assert best_after(trainer, 3) == 1.0
+    assert best_after(trainer, 2) == 1.0, "nothing better has come"
+
+
+def test_weights_that_are_loaded_begin_anew(tmp_path: Any) -> None:
+    trainer, guard = stopping([3, 1, 2, 5, 6], patience=9, restore_best=True)
+    path = trainer.save_weights(tmp_path / "pretrained.pt")
+    assert best_after(trainer, 3) == 1.0
+    trainer.load_weights(path)
+    assert math.isnan(guard.best)
+    assert best_after(trainer, 2) == 3.0, "the best of the epochs since"
+
+
+def test_weights_that_the_script_puts_in_by_itself_begin_anew() -> None:
+    trainer, guard = stopping([3, 1, 2, 5, 6], patience=9, restore_best=True)
+    before = {name: value.clone() for name, value in trainer.model.model.state_dict().items()}
+    assert best_after(trainer, 3) == 1.0
+    trainer.model.model.load_state_dict(before)
+    assert (best_after(trainer, 2), guard.best) == (3.0, 5.0)
+
+
+def test_a_rehearsal_in_between_changes_nothing_about_the_best() -> None:
+    trainer, guard = stopping([3, 1, 2, 5, 6], patience=9, restore_best=True)
+    assert best_after(trainer, 3) == 1.0
+    trainer.overfit_batch(BATCHES, steps=2)
+    trainer.fast_dev_run(BATCHES, BATCHES, batches=1)
+    assert (best_after(trainer, 2), guard.best) == (1.0, 1.0)
+
+
+def test_loading_weights_leaves_a_state_of_the_script_whole(tmp_path: Any) -> None:
+    first, _ = stopping([3, 1, 2, 5, 6], patience=9, restore_best=True)
+    first.fit(BATCHES, BATCHES, epochs=2)
+    state = first.state_dict()
+    second, guard = stopping([3, 1, 2, 5, 6], patience=9, restore_best=True)
+    second.load_state_dict(state)
+    second.load_weights(first.save_weights(tmp_path / "w.pt"))
+    assert "EarlyStopping(val/score)" in state["callbacks"]
+    second.fit(BATCHES, BATCHES, epochs=4)
+    assert guard.best == 2.0, "the state's best belonged to the weights before"
+
+
+def test_another_trainer_gets_nothing_of_the_first_ones_weights() -> None:
+    trainer, guard = stopping([3, 1, 2], patience=9, restore_best=True)
+    assert best_after(trainer, 3) == 1.0
+    model = nn.Linear(1, 1)
+    opt = torch.optim.SGD(model.parameters(), 0.0)
+    other = Trainer(model, nn.functional.mse_loss, opt, 9, "cpu", [Table([7, 8, 6, 9]), guard], verbose=0)
+    assert (best_after(other, 4), guard.best) == (2.0, 6.0)

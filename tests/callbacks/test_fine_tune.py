@@ -148,6 +148,19 @@ def test_an_epoch_beyond_the_fit_is_said() -> None:
     trainer({0: "head", 3: "body"}).fit(loader(), max_steps=2)
 
 
+def test_phases_of_a_schedule_are_no_reason_to_warn() -> None:
+    said: list[str] = []
+    run = trainer({0: "head", 2: "body", 3: "*"}, epochs=9, verbose=1, show_info=False, log_batch=False)
+    run.print = lambda *words, **options: said.append(" ".join(map(str, words)))
+    for _ in range(4):
+        run.fit(loader(0, 40), epochs=1)
+    told = [line for line in said if "does nothing in this fit" in line]
+    assert len(told) == 2, "once for both parts, and once for what was left behind the first of them"
+    assert told[0].endswith("it begins with epoch 2, counted from 0, and the last one is 0; a later fit may come there")
+    quiet = trainer({0: "head", 3: "*"}, epochs=9)
+    quiet.fit(loader(0, 40), epochs=1)
+
+
 def test_what_is_not_named_is_never_trained() -> None:
     watch = Watch()
     run = trainer({0: "head", 1: ["body.0", "body.1.bias"]}, watch, epochs=2)

@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,107 @@ def test_a_step_of_ones_own_and_several_models() -> None:
     assert steps == [0, 1, 2, 2]
 
 
+class Adversaries(Trainer):
+    """Two updates a batch, of two optimizers; the second loss is that of the generator, through the critic."""
+
+    def train_step(self, batch_x: Any, batch_y: Any, **step_args: Any) -> None:
+        batch_x = batch_x[0]
+        self.add_figure("seen", 1.0, weight=1)
+        fake = self.models["g"](batch_x)
+        loss = F.softplus(self.models["d"](fake.detach())).mean() + F.softplus(-self.models["d"](batch_x)).mean()
+        self.backward(loss)
+        self.optimize("d")
+        self.opt["d"].zero_grad()
+        loss = F.softplus(-self.models["d"](self.models["tail"](self.models["g"](batch_x)))).mean()
+        self.backward(loss)
+        self.optimize("g")
+        self.do_metric(loss, fake, batch_y)
+
+
+def adversaries(bad_call: int, *callbacks: Any, **options: Any) -> Adversaries:
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 64))
+    models = {
+        "g": generator,
+        "tail": nn.Sequential(nn.Identity(), Bad(bad_call)),
+        "d": nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1)),
+    }
+    opts = {name: torch.optim.Adam(model.parameters(), 0.01) for name, model in models.items() if name != "tail"}
+    return Adversaries(models, F.mse_loss, opts, 1, "cpu", list(callbacks), verbose=0, **options)
+
+
+def test_of_several_losses_in_a_batch_it_is_the_bad_one_that_is_looked_into() -> None:
+    guard = StopOnNaN(answer="stop")
+    run = adversaries(3, guard)
+    run.fit(loader(0, 160))
+    assert "the training loss became nan at batch 2" in guard.found
+    assert "with the batch's loss number 2" in guard.found
+    assert "is that of 'tail.1' (Bad)" in guard.found
+    assert "chance" not in guard.found
+
+
+def test_what_the_bad_loss_is_made_of_may_have_come_before_the_good_one() -> None:
+    def step(trainer: Any, batch_x: Any, batch_y: Any) -> None:
+        good, bad = (trainer.models[name](batch_x).square().mean() for name in ("good", "bad"))
+        trainer.backward(good)
+        trainer.backward(bad)
+        trainer.optimize()
+
+    models = {"good": nn.Linear(64, 2), "bad": nn.Sequential(nn.Linear(64, 2), Bad(2))}
+    guard = StopOnNaN(answer="stop")
+    opt = torch.optim.SGD([p for model in models.values() for p in model.parameters()], 0.1)
+    Trainer(models, F.mse_loss, opt, 1, "cpu", [guard], verbose=0).fit(loader(0, 96), step=step)
+    assert "is that of 'bad.1' (Bad)" in guard.found
+
+
+def test_losses_are_counted_in_each_batch_anew() -> None:
+    guard = StopOnNaN(answer="stop")
+    run = adversaries(3, guard)
+    run.fit(loader(0, 32), epochs=5)
+    assert "batch 0 of epoch 3 (counted from 0), update 2, with the batch's loss number 2" in guard.found
+    assert "is that of 'tail.1' (Bad)" in guard.found
+
+
+def test_the_second_look_leaves_figures_logs_and_optimizers_as_they_were() -> None:
+    class Heard(Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches = 0
+
+        def on_train_metrics(self, trainer: Any, loss: Any, model_out: Any, batch_y: Any, task: Any) -> None:
+            self.batches += 1
+
+    heard = Heard()
+    run = adversaries(3, StopOnNaN(answer="stop"), heard, metrics=lambda preds, targets: preds.mean())
+    steps: list[Any] = []
+    run.opt["d"].opt.register_step_post_hook(lambda *step: steps.append(step))
+    run.fit(loader(0, 160))
+    assert (len(steps), heard.batches) == (3, 2), "of the third batch the critic's update alone"
+    state = run.state_dict()
+    assert state["open"]["figures"]["patches"]["seen"]["state"]["sums"][""][1] == 3
+    assert "step" not in vars(run.opt["d"].opt), "nothing is left on the optimizer"
+    assert not {"backward", "optimize", "fire_metrics", "add_figure", "log"} & set(vars(run))
+
+
+def test_updates_that_a_step_makes_by_itself_are_not_made_again() -> None:
+    class ByHand(Trainer):
+        def train_step(self, batch_x: Any, batch_y: Any, **step_args: Any) -> None:
+            loss = self.models["a"](batch_x[0]).square().mean()
+            loss.backward()
+            self.opt["a"].step()
+            self.opt["a"].zero_grad()
+            self.backward(self.models["b"](batch_x[0]).square().mean())
+            self.optimize("b")
+
+    torch.manual_seed(0)
+    models = {"a": nn.Linear(64, 2), "b": nn.Sequential(nn.Linear(64, 2), Bad(3))}
+    opts = {name: torch.optim.Adam(model.parameters(), 0.01) for name, model in models.items()}
+    run = ByHand(models, F.mse_loss, opts, 1, "cpu", [StopOnNaN(answer="stop")], verbose=0)
+    run.fit(loader(0, 160))
+    state = run.opt["a"].opt.state_dict()["state"]
+    assert {float(of["step"]) for of in state.values()} == {3.0}
+
+
 def test_accumulation_is_looked_at_batch_by_batch() -> None:
     with pytest.raises(NonFiniteLossError, match="at batch 3 of epoch 1"):
         trainer(poisoned(), StopOnNaN(), accumulate=4).fit(loader())
@@ -433,13 +535,61 @@ def test_losses_that_are_no_mean_over_samples_are_refused() -> None:
     def contrast(preds: Tensor, targets: Tensor) -> Tensor:
         return (preds @ preds.T).logsumexp(1).mean()
 
-    weighted = nn.CrossEntropyLoss(weight=torch.linspace(0.1, 3, 10, dtype=torch.float64))
-    for loss, name in ((total, "total"), (contrast, "contrast"), (weighted, "CrossEntropyLoss")):
+    weight = torch.linspace(0.1, 3, 10, dtype=torch.float64)
+
+    def weighted(preds: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(preds, targets, weight)
+
+    for loss, name in ((total, "total"), (contrast, "contrast"), (weighted, "weighted")):
         assert f"{name} is no mean over samples" in refused(tight(16), double_loader(), loss=loss)
     x, y = double_loader()[0]
     ignoring = nn.CrossEntropyLoss(ignore_index=int(y[-1]))
     assert "ignores some of its targets" in refused(tight(16), [(x, y)], loss=ignoring)
     assert "the model computes its own loss" in refused(OwnLoss(), double_loader(), loss=None)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda w: nn.CrossEntropyLoss(weight=w), lambda w: partial(F.cross_entropy, weight=w)]
+)
+def test_weights_of_classes_are_refused_though_the_samples_tried_are_of_one_class(make: Any) -> None:
+    x, y = digits(32, torch.float64)
+    loss = make(torch.linspace(0.1, 3, 10, dtype=torch.float64))
+    assert "weighs classes" in refused(tight(16), [(x, y * 0)], loss=loss)
+
+
+@pytest.mark.parametrize(
+    "loss", [F.cross_entropy, partial(F.cross_entropy, ignore_index=7), lambda p, t: F.cross_entropy(p, t)]
+)
+def test_a_target_that_is_ignored_is_refused_wherever_it_stands(loss: Any) -> None:
+    x, y = digits(32, torch.float64)
+    y = y.clone()
+    y[17] = 7 if isinstance(loss, partial) else -100
+    assert "ignores some of its targets" in refused(tight(16), [(x, y)], loss=loss)
+
+
+def test_samples_are_tried_from_all_over_the_batch() -> None:
+    def sorted_by_class(preds: Tensor, targets: Tensor) -> Tensor:
+        weight = 1.0 + (targets > 4).to(preds.dtype)
+        return (F.cross_entropy(preds, targets, reduction="none") * weight).sum() / weight.sum()
+
+    x, y = digits(32, torch.float64)
+    order = y.argsort()
+    assert "is no mean over samples" in refused(tight(16), [(x[order], y[order])], loss=sorted_by_class)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64)), "0.parametrizations.weight.0._u"),
+        (nn.Sequential(nn.Unflatten(1, (4, 16)), nn.InstanceNorm1d(4, track_running_stats=True), nn.Flatten()), "0.1"),
+    ],
+    ids=["spectral norm", "running statistics"],
+)
+def test_a_layer_that_every_forward_pass_changes_is_refused_by_name(layer: nn.Module, name: str) -> None:
+    model = nn.Sequential(layer, *tight(16)).double()
+    before = {key: value.clone() for key, value in model.named_buffers()}
+    assert f"'{name}" in refused(model, double_loader(32))
+    assert before.keys() == dict(model.named_buffers()).keys()
 
 
 class OwnLoss(nn.Module):
@@ -542,6 +692,44 @@ def test_it_is_said_once_an_epoch_how_many_were_skipped() -> None:
     assert len(said) == 2
     assert "3 batches were left out in epoch 1, 3 so far; the first was batch 1" in said[0]
     assert "3 batches were left out in epoch 2, 6 so far" in said[1]
+
+
+class Dies(Callback):
+    """Raise an error of the script's own, at a batch that is trained."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        if trainer.progress.step == self.at:
+            raise KeyError("of the script")
+
+
+def test_what_was_left_out_is_said_though_the_run_dies_of_something_else() -> None:
+    run = trainer(tight(16), OnOOM("skip"), Dies(3), epochs=3)
+    with pytest.warns(EngineWarning) as caught, pytest.raises(KeyError, match="of the script"):
+        run.fit([*double_loader(96), *double_loader(16, 8)])
+    assert len(caught) == 2
+    assert "3 batches were left out in epoch 1, 3 so far" in str(caught[0].message)
+    assert "3 batches were left out in epoch 2, 6 so far; the first was batch 0" in str(caught[1].message)
+    assert {one.filename for one in caught} == {__file__}
+
+
+def test_an_evaluation_that_dies_says_so_too() -> None:
+    class Late(Callback):
+        def on_after_test_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            raise KeyError("of the script")
+
+    def loss(preds: Tensor, targets: Tensor) -> Tensor:
+        if len(preds) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return F.cross_entropy(preds, targets)
+
+    x, y = digits(40, torch.float64)
+    run = trainer(tight(10**9), OnOOM("skip"), Late(), loss=loss)
+    with pytest.warns(EngineWarning, match="1 batch was left out in the test"), pytest.raises(KeyError):
+        run.test([(x[:32], y[:32]), (x[32:], y[32:])])
 
 
 def endless(size: int = 32) -> Any:

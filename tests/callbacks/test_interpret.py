@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from deepepochs_like import Callback, EpochTask, Trainer
-from deepepochs_like.callbacks.interpret import Interpret, InterpreteCallback, Kept
+from deepepochs_like.callbacks.interpret import Interpret
+from deepepochs_like.callbacks.interprete_callback import InterpreteCallback
+from deepepochs_like.callbacks.kept import Kept
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineWarning, MetricError, StateError
 from deepepochs_like.events import EVENTS, listens
 from support.digits import digits, loader, mlp, same, weights
@@ -453,7 +455,8 @@ def test_wrong_arguments() -> None:
 
 def test_top_samples_are_lists_of_four() -> None:
     keep, model = InterpreteCallback(per_sample, k=5, class_num=10), mlp()
-    build(keep, model=model).test(loader(last=200))
+    with pytest.warns(EngineWarning, match="the run has no folder, as there was no fit"):
+        build(keep, model=model).test(loader(last=200))
     x, y = digits(200)
     values, order = by_hand(model, 200)
     for row, place in zip(keep.top_samples(), order[:5].tolist(), strict=True):
@@ -463,15 +466,44 @@ def test_top_samples_are_lists_of_four() -> None:
         assert torch.equal(image, x[place])
 
 
-def test_it_looks_at_all_stages_and_writes_nothing_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    keep = InterpreteCallback(per_sample, k=5)
-    trainer = build(keep)
+def test_it_looks_at_all_stages_and_writes_what_it_can_without_images(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    keep = InterpreteCallback(per_sample, k=5, log_dir=tmp_path)
+    trainer = build(keep, running_id="a")
     trainer.fit(*data())
     trainer.test(loader())
     assert [len(keep.samples(stage)) for stage in ("train", "val", "test")] == [5, 5, 5]
     assert keep.confusion().sum() == 200  # type: ignore[union-attr]
-    assert list(tmp_path.iterdir()) == []
+    reader = board(tmp_path / "a" / "tensorboard")
+    steps = trainer.progress.step
+    for stage, written in (("train", [steps // 2, steps]), ("val", [steps // 2, steps]), ("test", [steps])):
+        for what, table in (("samples", keep.table(5, stage)), ("confusion", keep.confusion_table(stage))):
+            events = reader.Tensors(f"{what}/{stage}/text_summary")
+            assert [event.step for event in events] == written
+            lines = events[-1].tensor_proto.string_val[0].decode().splitlines()
+            assert lines == [f"    {line}" for line in table.splitlines()]
+
+
+def test_the_best_and_the_worst_samples_do_not_hide_each_other(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    worst, best = (InterpreteCallback(per_sample, 3, mode, "val", log_dir=tmp_path) for mode in ("max", "min"))
+    build(worst, best, running_id="a", epochs=1).fit(*data())
+    reader = board(tmp_path / "a" / "tensorboard")
+    for tag, keep in (("samples/val", worst), ("samples-2/val", best)):
+        (event,) = reader.Tensors(f"{tag}/text_summary")
+        lines = event.tensor_proto.string_val[0].decode().splitlines()
+        assert [line[4:] for line in lines] == keep.table(3, "val").splitlines()
+
+
+def test_where_there_are_no_classes_it_writes_the_samples(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    x = torch.linspace(-1, 1, 24).unsqueeze(1)
+    regression = DataLoader(TensorDataset(x, 2 * x), batch_size=8)
+    keep = InterpreteCallback(lambda out, y: (out - y).pow(2).mean(1), k=3, stages="val", log_dir=tmp_path)
+    build(keep, model=nn.Linear(1, 1), loss=F.mse_loss, running_id="a").fit(regression, regression)
+    reader = board(tmp_path / "a" / "tensorboard")
+    assert "confusion/val/text_summary" not in reader.Tags()["tensors"]
+    assert reader.Tensors("samples/val/text_summary")[-1].tensor_proto.string_val[0].decode().count("\n") == 3
 
 
 def board(folder: Path) -> Any:

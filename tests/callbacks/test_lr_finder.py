@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import math
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from deepepochs_like import (
     AMP,
+    EMA,
     Callback,
     Checkpoint,
     EpochTask,
     GradClip,
+    GradientAccumulation,
     LRFindCallback,
     LRFinder,
     Optimizer,
+    Optimizers,
     Trainer,
 )
-from deepepochs_like.callbacks.lr_find import Average, finding_of, take_rate
+from deepepochs_like.callbacks.lr_find import take_rate
+from deepepochs_like.callbacks.lr_finding import Average, finding_of
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, StepError
 from deepepochs_like.metrics import accuracy
 from support.digits import digits, loader
@@ -181,6 +186,59 @@ def test_it_stops_where_the_loss_diverges_or_is_not_finite() -> None:
     assert len(finding.losses) == len(finding.lrs) == len(finding.smoothed) == 7
     assert finding.stopped.endswith("the loss was nan")
     assert all(map(math.isfinite, finding.losses))
+
+
+def several() -> Trainer:
+    model = net()
+    parts = [
+        torch.optim.SGD(model[0].parameters(), 0.1),
+        torch.optim.Adam([*model[1].parameters(), *model[4].parameters()]),
+    ]
+    return made(
+        model, Optimizers([Optimizer(parts[0], torch.optim.lr_scheduler.StepLR(parts[0], 1)), Optimizer(parts[1])])
+    )
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        x, y = digits(96)
+        yield from zip(x, y, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("build", "train_dl"),
+    [
+        (made, [(digits(32))]),
+        (made, DataLoader(Stream(), 32)),
+        (several, loader(0, 96)),
+        (lambda: made(callbacks=[EMA(), GradientAccumulation({0: 8})]), loader(0, 64)),
+        (lambda: made(callbacks=[AMP("fp16")]), loader(0, 96)),
+    ],
+    ids=["one batch", "stream", "several optimizers", "window longer than the loader", "loss scaler"],
+)
+@pytest.mark.parametrize("tool", ["find_lr", "find_batch_size"])
+def test_it_leaves_no_trace_in_unusual_runs(build: Any, train_dl: Any, tool: str) -> None:
+    trainer, options = build(), {"steps": 12} if tool == "find_lr" else {"most": 16}
+    given = train_dl.dataset if tool == "find_batch_size" and not isinstance(train_dl, list) else train_dl
+    if tool == "find_batch_size" and isinstance(train_dl, list):
+        given = list(zip(*train_dl[0], strict=True))  # samples, not batches
+    before = account(trainer=trainer, train=given)
+    finding = getattr(trainer, tool)(given, **options)
+    assert differences(before, account(trainer=trainer, train=given)) == {}
+    assert len(finding.lrs) == 12 if tool == "find_lr" else finding.suggestion == 16
+
+
+def test_a_loss_that_is_nan_at_once_is_not_the_rates_fault() -> None:
+    trainer = Trainer(net(), lambda out, y: F.cross_entropy(out, y) * math.nan, verbose=0, device="cpu")
+    before = account(trainer=trainer)
+    finding = trainer.find_lr(loader(0, 96))
+    assert differences(before, account(trainer=trainer)) == {}
+    assert finding.suggestion is finding.valley is None
+    assert str(finding).splitlines() == [
+        "no learning rate could be tried",
+        "no learning rate is suggested: at 1.00e-07 the loss was nan; no update had been made, so that it is not the "
+        "rate's fault",
+    ]
 
 
 def test_a_loss_below_zero_does_not_end_it_at_once() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from deepepochs_like import (
     Trainer,
 )
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineWarning, StepError
+from deepepochs_like.execution.precision import widen
 
 
 def data(count: int = 40, batch: int = 8) -> DataLoader[Any]:
@@ -91,6 +94,116 @@ def test_evaluation_and_predict_run_in_the_precision_too_and_nothing_stays_behin
     seen.inner.clear()
     model(torch.ones(1, 6))
     assert seen.inner == {torch.float32}, "outside of a run the model is as it was"
+
+
+class Named(NamedTuple):
+    logits: Tensor
+    note: str = "as it was"
+
+
+@dataclass
+class Plain:
+    logits: Tensor
+    more: list[Tensor] = field(default_factory=list)
+    note: str = "as it was"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    logits: Tensor
+    inner: Plain | None = None
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 2:
+            raise ValueError("of two dimensions")
+
+
+@dataclass(slots=True)
+class Slotted:
+    logits: Tensor
+    made: Tensor | None = field(init=False, default=None)
+
+
+@dataclass
+class Both(OrderedDict[str, Any]):
+    """A dict and a dataclass at once, as Hugging Face's model outputs are."""
+
+    logits: Tensor | None = None
+    states: tuple[Tensor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if getattr(self, one.name) is not None:
+                OrderedDict.__setitem__(self, one.name, getattr(self, one.name))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        OrderedDict.__setitem__(self, key, value)
+        object.__setattr__(self, key, value)
+
+    def __reduce__(self) -> Any:
+        return type(self), tuple(getattr(self, one.name) for one in fields(self))
+
+
+def slotted(logits: Tensor) -> Slotted:
+    made = Slotted(logits)
+    made.made = logits.exp()
+    return made
+
+
+def floats(value: Any) -> set[torch.dtype]:
+    """The types of all floating tensors in an output."""
+    if isinstance(value, Tensor):
+        return {value.dtype}
+    if is_dataclass(value):
+        found = set().union(*(floats(getattr(value, one.name)) for one in fields(value)))
+        return found | (set().union(*map(floats, value.values())) if isinstance(value, dict) else set())
+    return set().union(*map(floats, value)) if isinstance(value, (list, tuple)) else set()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Named,
+        lambda t: Plain(t, [t, t]),
+        lambda t: Frozen(t, Plain(t)),
+        slotted,
+        lambda t: Both(t, (t, t)),
+        lambda t: [Frozen(t), (Named(t),)],
+    ],
+    ids=["namedtuple", "dataclass", "frozen", "slots", "dict and dataclass", "nested"],
+)
+def test_outputs_that_are_objects_are_float32_too_and_keep_their_class(make: Any) -> None:
+    given: list[Any] = []
+    seen: list[Any] = []
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x: Tensor) -> Any:
+            given.append(make(self.inner(x)))
+            return given[-1]
+
+    def loss(out: Any, y: Tensor) -> Tensor:
+        seen.append(out)
+        first = out[0] if isinstance(out, list) else out
+        assert first.logits.requires_grad == torch.is_grad_enabled()
+        return F.cross_entropy(first.logits, y)
+
+    model = Wrapped()
+    it = Trainer(model, loss, torch.optim.SGD(model.parameters(), 0.1), 1, "cpu", [AMP("bf16")], verbose=0)
+    it.fit(data(16), data(8))
+    assert floats(given[0]) == {torch.bfloat16}, "the model's own object stays as it was"
+    for out, own in zip(seen, given, strict=True):
+        assert type(out) is type(own)
+        assert floats(out) == {torch.float32}
+        assert getattr(out, "note", "as it was") == "as it was"
+
+
+def test_an_output_without_halves_is_handed_on_as_it_is() -> None:
+    output = {"logits": torch.ones(2), "more": Plain(torch.ones(1), [torch.ones(1)])}
+    assert widen(None, None, output) is output
 
 
 def test_a_second_forward_pass_in_a_step_sees_the_weights_updated_in_between() -> None:
@@ -364,6 +477,26 @@ def test_a_window_that_is_open_in_a_state_may_be_closed_before_any_loss_is_scale
     second.load_state_dict(first.state_dict())
     second.fit(data())
     assert equal(second.model.model, whole.model.model)
+
+
+@pytest.mark.parametrize("before", [None, "bf16", "fp16"])
+@pytest.mark.parametrize("after", ["bf16", "fp16"])
+def test_a_window_that_is_open_in_a_state_goes_on_in_another_precision(before: str | None, after: str) -> None:
+    class Stop(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if batch_idx == 1:
+                trainer.stop()
+
+    plain = trainer(net(), epochs=1, accumulate=5)
+    plain.fit(data())
+    first = trainer(net(), Stop(), *([AMP(before)] if before else []), epochs=1, accumulate=5)
+    first.fit(data())
+    second = trainer(net(1), AMP(after), epochs=1, accumulate=5)
+    second.load_state_dict(first.state_dict())
+    second.fit(data(), epochs=1)
+    assert second.progress.step == 1
+    for own, there in zip(second.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(own, there, atol=2e-3)
 
 
 def test_an_evaluation_in_the_middle_of_an_update_leaves_the_scale_alone() -> None:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from deepepochs_like import Callback, Checkpoint, Interpret, Optimizer, Report, Trainer, ValuePatch, storage
 from deepepochs_like.callbacks import report as report_module
 from deepepochs_like.callbacks.report import scrubbed
+from deepepochs_like.callbacks.settings import settings
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, CheckpointError, EngineWarning
 from deepepochs_like.metrics import accuracy, confusion_matrix
 from support.digits import digits, loader, mlp
@@ -174,6 +175,17 @@ def test_names_and_settings_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert all(c.isprintable() or c == "\n" for c in page.text)
 
 
+def test_a_setting_hides_nothing_of_the_run(tmp_path: Path) -> None:
+    given = {"model": "wide", "augment": {}, "data": {"size": {"w": 8}}}
+    run = trainer(tmp_path, Report())
+    run.hyper_params = given
+    found = settings(run, {})
+    assert found["model"] == type(run.model.model).__name__
+    assert [found[name] for name in ("hyper_params.model", "augment", "data.size.w")] == ["wide", "{}", "8"]
+    run.hyper_params = "a sentence"
+    assert settings(run, {})["hyper_params"] == "a sentence"
+
+
 def test_it_shows_what_interpret_has_found(tmp_path: Path) -> None:
     def losses(out: Any, y: Any) -> Any:
         return F.cross_entropy(out, y, reduction="none")
@@ -185,8 +197,10 @@ def test_it_shows_what_interpret_has_found(tmp_path: Path) -> None:
     run.fit(loader(), loader(200, 260))
     page = read(tmp_path)
     assert page.count("table", class_="matrix") == 2
-    assert page.count("figure") == 8
-    assert page.count("img") == 5
+    assert page.count("figure") == page.count("img") == 5
+    assert "index value target prediction" in " ".join(page.text.split())  # of those that have no image
+    for sample in blind.samples():
+        assert f"{sample['index']} {sample['value']:.4g} " in " ".join(page.text.split())
     assert "Interpret val: the highest values" in page.text
     assert "Interpret train: the lowest values" in page.text
     assert "zero" in page.text
@@ -222,7 +236,7 @@ def test_it_shows_what_was_predicted_for_sequences_and_in_regression(tmp_path: P
     adam = torch.optim.SGD(model.parameters(), lr=0.0)
     Trainer(model, loss, adam, callbacks=[Report(), seen], running_id="a", **options).fit([(x, x)], [(x[1:2], x[1:2])])
     assert seen.samples()[0]["prediction"].tolist() == [4, 5, 6]
-    assert "target 3 4 5 said 4 5 6" in " ".join(read(tmp_path, "a/report.html").text.split())
+    assert "2.165 3 4 5 4 5 6" in " ".join(read(tmp_path, "a/report.html").text.split())
     line = nn.Linear(1, 3)
     with torch.no_grad():
         line.weight.zero_()
@@ -231,7 +245,7 @@ def test_it_shows_what_was_predicted_for_sequences_and_in_regression(tmp_path: P
     adam = torch.optim.SGD(line.parameters(), lr=0.0)
     both = [(torch.ones(1, 1), y)]
     Trainer(line, F.mse_loss, adam, callbacks=[Report(), Interpret(squares)], running_id="b", **options).fit(both, both)
-    assert "target 1.5 2 3 said 0.5 2.25 -1" in " ".join(read(tmp_path, "b/report.html").text.split())
+    assert "1.5 2 3 0.5 2.25 -1" in " ".join(read(tmp_path, "b/report.html").text.split())
 
 
 def test_it_says_what_the_last_fit_was_asked_for(tmp_path: Path) -> None:
@@ -293,6 +307,16 @@ def test_a_run_that_fails_before_its_first_epoch(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="early"):
         run.fit(loader())
     assert "No epoch was completed." in read(tmp_path).text
+
+
+def test_an_error_of_many_words_is_cut(tmp_path: Path) -> None:
+    class Fail(Callback):
+        def on_before_train_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
+            raise ValueError("too long " * 10_000)
+
+    with pytest.raises(ValueError, match="too long"):
+        trainer(tmp_path, Report(), Fail()).fit(loader())
+    assert 200 <= read(tmp_path).text.count("too long") < 250
 
 
 def test_a_stopped_run_says_why(tmp_path: Path) -> None:

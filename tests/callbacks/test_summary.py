@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from deepepochs_like import Callback, Trainer
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, LoaderError
 from deepepochs_like.rng import rng_state
-from deepepochs_like.summary import _bytes, _scaled
+from deepepochs_like.summary.shown import in_bytes, scaled
 from support.digits import loader
 
 
@@ -402,11 +402,11 @@ def test_the_html_is_a_table_and_escaped() -> None:
     ("number", "text"), [(0, "0 "), (999, "999 "), (1000, "1.00 k"), (999_999, "1.00 M"), (12_345_678, "12.3 M")]
 )
 def test_numbers_have_three_digits(number: float, text: str) -> None:
-    assert _scaled(number) == text
+    assert scaled(number) == text
 
 
 def test_bytes() -> None:
-    assert [_bytes(size) for size in (0, 1023, 1024, 150 * 1024, 2**31)] == [
+    assert [in_bytes(size) for size in (0, 1023, 1024, 150 * 1024, 2**31)] == [
         "0 B",
         "1023 B",
         "1.0 KiB",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -21,10 +24,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from deepepochs_like import Callback, Checkpoint, EngineWarning, LogCallback, TensorBoard, Trainer
+from deepepochs_like.callbacks import board_server
+from deepepochs_like.callbacks.board_layout import layouts
 from deepepochs_like.callbacks.board_server import BoardServer
-from deepepochs_like.callbacks.event_files import PREFIX, cut_off, event_files, make_room, put_value, scalar_places
+from deepepochs_like.callbacks.event_files import (
+    PREFIX,
+    _steps,
+    cut_off,
+    event_files,
+    last_step,
+    make_room,
+    put_value,
+    records,
+    scalar_places,
+)
 from deepepochs_like.callbacks.tensorboard import scalars
-from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineError
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError, CheckpointError, EngineError
 from deepepochs_like.events import listens
 from support.digits import loader, same, weights
 from support.logged import KillAt, Killed, KillInEpochEnd, build, fit, killed_and_resumed, train_dl, val_dl
@@ -66,6 +81,8 @@ def test_curves_equal_the_history_to_float32(tmp_path: Path) -> None:
     trainer = fit(tmp_path, TensorBoard())
     assert set(curves(tmp_path / "a" / "tensorboard")) == {*LOSSES, "lr/0", "lr/head"}
     check_curves(tmp_path / "a" / "tensorboard", trainer)
+    rates = {n: [v for _, v in c] for n, c in curves(tmp_path / "a" / "tensorboard").items() if n.startswith("lr")}
+    assert rates == {name: to_float32(values) for name, values in trainer.history.learning_rates.items()}
     assert list(scalars(tmp_path / "a" / "tensorboard")["loss/val"]) == [5, 10, 15, 20]
 
 
@@ -200,7 +217,7 @@ def test_the_writer_is_there_in_a_run_for_images_text_and_figures(tmp_path: Path
     assert curves(tmp_path / "a" / "tensorboard")["own/epoch"] == [(0, 0.0), (5, 1.0), (10, 2.0)]
     assert [e.step for e in events(tmp_path / "a" / "tensorboard").Images("digit")] == [0, 5, 10]
     assert board.writer is None
-    with pytest.raises(ArgumentError, match=r"while a run with a TensorBoard\(\) callback"):
+    with pytest.raises(ArgumentError, match=r"has one from a fit.s first on_before_epoch"):
         _ = trainer.writer
 
 
@@ -208,6 +225,165 @@ def killed_and_resumed_with(folder: Path, board: TensorBoard, *others: Callback)
     with pytest.raises(Killed):
         fit(folder, Checkpoint(), TensorBoard(), *others, KillAt(8), resume="auto", epochs=3)
     return fit(folder, Checkpoint(), board, *others, resume="auto", epochs=3)
+
+
+# ------------------------------------------------------------------------------------- charts, pictures, odd things
+
+
+BOTH = {name: [f"^{name}/train$", f"^{name}/val$"] for name in ("loss", "accuracy")}
+
+
+def told_layouts(folder: Path) -> int:
+    """How often a layout was written."""
+    return len(events(folder).Tensors("custom_scalars__config__"))
+
+
+@pytest.mark.parametrize("kills", [[], [KillAt(2)], [KillAt(8), KillAt(3)]], ids=["whole", "2", "8+3"])
+def test_one_chart_has_both_stages_and_one_all_learning_rates(tmp_path: Path, kills: list[Any]) -> None:
+    killed_and_resumed(tmp_path, lambda: TensorBoard(every=2), *kills)
+    folder = tmp_path / "a" / "tensorboard"
+    assert layouts(folder) == {**BOTH, "lr": ["^lr/"]}
+    assert told_layouts(folder) == 1
+    drawn = set(curves(folder))
+    for tags in BOTH.values():
+        assert [[tag for tag in drawn if re.match(expression, tag)] for expression in tags] == [[t[1:-1]] for t in tags]
+
+
+def test_a_figure_that_comes_later_gets_a_chart_and_odd_names_are_taken_literally(tmp_path: Path) -> None:
+    class Late(Callback):
+        def on_train_metrics(self, trainer: Any, **given: Any) -> None:
+            if trainer.progress.epoch >= 2:
+                trainer.add_figure("f(x)+1 [é]", 1.0)
+
+        on_val_metrics = on_train_metrics
+
+    def callbacks() -> list[Any]:
+        return [TensorBoard(), Late()]
+
+    killed_and_resumed(tmp_path, callbacks, KillAt(13))
+    folder = tmp_path / "a" / "tensorboard"
+    (train, val) = layouts(folder)["f(x)+1 [é]"]
+    assert [tag for tag in curves(folder) if re.match(train, tag)] == ["f(x)+1 [é]/train"]
+    assert [tag for tag in curves(folder) if re.match(val, tag)] == ["f(x)+1 [é]/val"]
+    assert set(layouts(folder)) == {*BOTH, "f(x)+1 [é]", "lr"}
+    assert told_layouts(folder) == 2
+
+
+def test_without_validation_there_is_nothing_to_lay_side_by_side(tmp_path: Path) -> None:
+    model = nn.Linear(64, 10)
+    options: dict[str, Any] = {"folder": tmp_path, "running_id": "a", "verbose": 0, "epochs": 1, "device": "cpu"}
+    Trainer(model, nn.functional.cross_entropy, callbacks=TensorBoard(), **options).fit(train_dl())
+    assert layouts(tmp_path / "a" / "tensorboard") == {}
+
+
+def test_a_layout_of_ones_own_is_left_alone(tmp_path: Path) -> None:
+    class Own(Callback):
+        def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+            if not epoch_idx:
+                trainer.writer.add_custom_scalars({"mine": {"losses": ["Multiline", ["loss"]]}})
+
+    killed_and_resumed(tmp_path, lambda: [TensorBoard(), Own()], KillAt(8))
+    assert layouts(tmp_path / "a" / "tensorboard") == {"losses": ["loss"]}
+
+
+def test_a_picture_is_shown_at_its_step_and_stays_as_it_is(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure((2, 1), dpi=50)
+    figure.subplots().plot([1, 2])
+    canvas = figure.canvas
+
+    class Draw(Callback):
+        def on_after_epoch(self, trainer: Any, **given: Any) -> None:
+            trainer.add_figure("curve", figure)
+
+    trainer = killed_and_resumed_with(tmp_path, TensorBoard(), Draw())
+    trainer.add_figure("at the end", figure)
+    read = events(tmp_path / "a" / "tensorboard")
+    assert [(image.step, image.width, image.height) for image in read.Images("curve")] == [
+        (5, 100, 50),
+        (10, 100, 50),
+        (15, 100, 50),
+    ]
+    (last,) = read.Images("at the end")
+    assert last.encoded_image_string.startswith(b"\x89PNG")
+    assert last.step == 15
+    assert figure.canvas is canvas
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_a_picture_from_before_a_resumed_fit_is_not_drawn_again(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    fit(tmp_path, Checkpoint(), TensorBoard(), epochs=1, resume="auto")
+    trainer = build(tmp_path, Checkpoint(), TensorBoard(), epochs=2, resume="auto")
+    with pytest.warns(EngineWarning, match="figures of update 0"):
+        trainer.add_figure("before", Figure((1, 1)))
+    trainer.fit(train_dl(), val_dl())
+    assert events(tmp_path / "a" / "tensorboard").Tags()["images"] == []
+
+
+def test_names_of_all_kinds_are_tags(tmp_path: Path) -> None:
+    odd = ["a,b", "two\nlines", "a//b", "../up", "准确率", "😀", "lone \ud800"]
+    trainer = fit(tmp_path, TensorBoard(), epochs=1)
+    trainer.log(dict.fromkeys(odd, 2.0))
+    drawn = curves(tmp_path / "a" / "tensorboard")
+    for name in odd:
+        assert drawn[name.encode("utf-8", "backslashreplace").decode()] == [(5, 2.0)]
+
+
+def test_a_disk_that_refuses_is_named(tmp_path: Path) -> None:
+    class Fill(Callback):
+        def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+            if epoch_idx:
+                (file,) = event_files(trainer.run_folder.path / "tensorboard")
+                file.unlink()
+                file.symlink_to("/dev/full")
+
+    threads: list[Any] = []
+    hook, threading.excepthook = threading.excepthook, threads.append  # TensorBoard writes in a thread, which fails
+    try:
+        with pytest.raises(CheckpointError, match="tensorboard cannot be written: No space left"):
+            fit(tmp_path, TensorBoard(), Fill(), epochs=3)
+    finally:
+        threading.excepthook = hook
+    assert threads
+
+
+def test_a_run_that_went_on_without_it_for_a_while_has_no_step_twice(tmp_path: Path) -> None:
+    board = {"hyper_params": {"lr": 1}, "resume": "auto"}
+    with pytest.raises(Killed):
+        fit(tmp_path, Checkpoint(), TensorBoard(every=1), KillAt(9), epochs=3, **board)
+    with pytest.warns(EngineWarning, match="holds the state of TensorBoard"), pytest.raises(Killed):
+        fit(tmp_path, Checkpoint(every_steps=2), KillAt(2), epochs=3, **board)
+    trainer = fit(tmp_path, Checkpoint(), TensorBoard(every=1), epochs=3, **board)
+    check_curves(tmp_path / "a" / "tensorboard", trainer, every=1)
+    assert len(sessions(tmp_path / "a" / "tensorboard")) == 2
+    assert layouts(tmp_path / "a" / "tensorboard").keys() == {*BOTH, "lr"}
+
+
+def test_deepepochs_curves_are_set_aside_where_the_run_went_on_without_them(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(tmp_path, Checkpoint(), LogCallback(tmp_path), KillAt(9), epochs=3, resume="auto")
+    with pytest.warns(EngineWarning, match="holds the state of LogCallback"), pytest.raises(Killed):
+        fit(tmp_path, Checkpoint(every_steps=2), KillAt(2), epochs=3, resume="auto")
+    with pytest.warns(EngineWarning, match="part of the run alone, .* it is log-1 now"):
+        fit(tmp_path, Checkpoint(), LogCallback(tmp_path), epochs=3, resume="auto")
+    assert [step for step, _ in curves(tmp_path / "a" / "log")["loss/epoch/val"]] == [2, 3]
+
+
+def test_the_highest_step_is_found_whatever_a_record_is(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in (0, 127, 128, 1 << 40, 5):
+            writer.add_scalar("a", 1.0, step)
+        writer.add_text("b", "c" * 300, 7)
+    (file,) = event_files(tmp_path)
+    with file.open("ab") as behind:
+        behind.write(b"\x40\0\0\0\0\0\0\0half")
+    assert list(_steps(file.read_bytes())) == [event.step for _, _, event in records(file)]
+    assert last_step(tmp_path) == 1 << 40
 
 
 # ---------------------------------------------------------------------------------- hyper-parameters and the graph
@@ -412,6 +588,36 @@ def test_the_page_serves_curves_and_hyper_parameters_with_final_figures_and_is_s
     assert gone(page.url)
     assert not page.running
     page.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fast", ["false", "true"])
+def test_a_browser_shows_both_stages_in_one_chart(tmp_path: Path, fast: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    monkeypatch.setattr(board_server, "_SERVE", board_server._SERVE.replace('"false"', f'"{fast}"'))
+    board = TensorBoard()
+    fit(tmp_path, board, epochs=4)
+    fit(tmp_path, TensorBoard(), epochs=4, lr=0.1, running_id="b")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    options += ["--disable-background-networking", "--disable-component-update", "--no-proxy-server"]
+    options += ["--virtual-time-budget=15000", "--window-size=1400,1000", f"--user-data-dir={tmp_path / 'profile'}"]
+    with board.run_tensorboard() as page:
+        until = time.monotonic() + 15
+        while not (layout := ask(page.url, "/data/plugin/custom_scalars/layout")) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert [part["title"] for part in layout["category"]] == ["train and val", "learning rates"]
+        assert [chart["title"] for chart in layout["category"][0]["chart"]] == ["loss", "accuracy"]
+        command = [chromium, *options, f"--screenshot={tmp_path / 'shot.png'}", f"{page.url}#custom_scalars"]
+        done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert (tmp_path / "shot.png").exists(), done.stderr.decode(errors="replace")[-2000:]
+    image = pytest.importorskip("PIL.Image").open(tmp_path / "shot.png").convert("RGB")
+    # The charts of the first row, each with two curves of two runs, in the colours of those.
+    left, right = image.crop((400, 130, 730, 360)), image.crop((750, 130, 1080, 360))
+    for chart in (left, right):
+        colours = {colour for count, colour in chart.getcolors(1 << 24) if count > 100}
+        assert {(255, 112, 67), (0, 119, 187)} <= colours
 
 
 def _all_sessions(url: str) -> dict[str, Any]:

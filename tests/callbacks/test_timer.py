@@ -100,9 +100,10 @@ def slow_parts(clock: Clock) -> dict[str, Any]:
 
 
 def fit(clock: Clock, timer: Timer, val: bool = True, **options: Any) -> Trainer:
-    parts = slow_parts(clock) | options
-    data, callbacks = parts.pop("data"), parts.pop("callbacks")
-    trainer = Trainer(**parts, callbacks=[timer, *callbacks], device="cpu", verbose=0)
+    parts = slow_parts(clock) | {"verbose": 0} | options
+    data, callbacks, said = parts.pop("data"), parts.pop("callbacks"), parts.pop("said", [])
+    trainer = Trainer(**parts, callbacks=[timer, *callbacks], device="cpu")
+    trainer.print = lambda text: said.extend(text.splitlines())
     trainer.fit(data, data if val else None)
     return trainer
 
@@ -273,34 +274,78 @@ def test_a_resumed_run_goes_on_with_the_seconds(clock: Clock, cut: int) -> None:
 # -------------------------------------------------------------------------------------------------------- what it says
 
 
-def test_the_table(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    timer = Timer()
-    fit(clock, timer, callbacks=[])
-    said = capsys.readouterr().out.splitlines()
+def test_the_table(clock: Clock) -> None:
+    timer, said = Timer(), list[str]()
+    fit(clock, timer, callbacks=[], said=said, verbose=1)
     assert said == timer.table().splitlines()
-    assert said[0].split() == ["epoch", *PHASES, "all"]
-    assert "  ".join(said[1].split()) == "1  3.0  s  30  s  15  s  5:00  50:00  0  ms  0  ms  48  s  56:36"
-    assert [line.split()[0] for line in said[1:]] == ["1", "2", "share"]
-    assert "88.3%" in said[-1]
-    assert max(map(len, said)) <= 100
+    assert said[0].split("  ")[-2:] == ["epoch 1", "epoch 2"]
+    assert said[0].split()[:4] == ["phase", "share", "sum", "mean"]
+    assert [line.split()[0] for line in said[1:]] == [*PHASES, "all"]
+    assert said[5].split() == ["update", "88.3%", "1:40:00", "50:00", "50:00", "50:00"]
+    assert said[-1].split() == ["all", "100%", "1:53:12", "56:36", "56:36", "56:36"]
+    assert len({len(line) for line in said}) == 1
 
 
-def test_a_line_per_epoch(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(clock, Timer(show="epoch"), callbacks=[])
-    said = capsys.readouterr().out.splitlines()
+@pytest.mark.parametrize("width", [40, 59, 79, 200])
+def test_the_table_fits_whatever_the_run_was(width: int) -> None:
+    timer = Timer(show=None)
+    timer.epochs = [dict.fromkeys(PHASES, 40_000.0)] * 10_000
+    said = timer.table(width).splitlines()
+    assert len(said) == 10
+    assert len(said[0]) <= max(width, 50)
+    assert (said[0].endswith("epoch 10000")) == (width > 40)
+
+
+def test_a_line_per_epoch(clock: Clock) -> None:
+    said: list[str] = []
+    fit(clock, Timer(show="epoch"), callbacks=[], said=said, verbose=1)
     assert said[0] == ("epoch 1: data 3.0 s, forward 30 s, loss 15 s, backward 5:00, update 50:00, validation 48 s")
     assert len(said) == EPOCHS
 
 
-def test_silence_and_wrong_arguments(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(clock, Timer(show=None))
+def test_what_listens_in_validation_counts_as_callbacks(clock: Clock) -> None:
+    class Slow(Callback):
+        def on_before_val_epochs(self, trainer: Any, tasks: Any, epoch_idx: int) -> None:
+            clock.wait(10_000)
+
+        def on_before_val_epoch(self, trainer: Any, task: Any) -> None:
+            clock.wait(20_000)
+
+        def on_after_val_forward(self, trainer: Any, model_out: Any) -> None:
+            clock.wait(30_000)
+
+        def on_after_val_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            clock.wait(40_000)
+
+        def on_after_val_epochs(self, trainer: Any, tasks: Any, metrics: Any, epoch_idx: int) -> None:
+            clock.wait(50_000)
+
+    timer = Timer(show=None)
+    fit(clock, timer, callbacks=[Slow()])
+    assert timer.epochs == [EXPECTED | {"callbacks": 80_000.0 + 70_000 * BATCHES}] * EPOCHS
+
+
+def test_a_rehearsal_prints_no_table(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = fit(clock, timer := Timer(), verbose=1)
+    trainer.print, epochs = print, timer.epochs
+    capsys.readouterr()
+    trainer.fast_dev_run(batches(3), batches(3))
+    trainer.overfit_batch(batches(3), steps=2)
     assert capsys.readouterr().out == ""
+    assert timer.epochs == epochs
+
+
+def test_silence_and_wrong_arguments(clock: Clock) -> None:
+    said: list[str] = []
+    fit(clock, Timer(show=None), said=said, verbose=1)
+    fit(clock, Timer(), said=said)
+    assert said == []
     with pytest.raises(ArgumentError, match="show='always'"):
         Timer(show="always")
     with pytest.raises(ArgumentTypeError, match="did you mean 'figures'"):
         Timer(figure=True)  # type: ignore[arg-type]
     assert set(Timer().seconds.values()) == {0.0}
-    assert len(Timer().table().splitlines()) == 2
+    assert len(Timer().table().splitlines()) == len(PHASES) + 1  # no validation
 
 
 def test_an_error_leaves_the_time_so_far(clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from deepepochs_like import (
 )
 from support.calls import calls
 from support.digits import digits, mlp
+from support.repo import PACKAGE
 
 
 def losses(scores: Any, labels: Any) -> Any:
@@ -141,3 +143,15 @@ def test_all_of_them_get_along(tmp_path: Path) -> None:
     written = {path.name for path in (tmp_path / "a").rglob("*") if path.is_file()}
     assert {"metrics.jsonl", "metrics.csv", "report.html", "hyper_params.json"} <= written
     assert not [handle for module in model.modules() for handle in module._forward_hooks]
+
+
+def test_hooks_of_some_length_say_why() -> None:
+    """What a hook does is in its name; why it is done there is not."""
+    silent = []
+    for path in (PACKAGE / "callbacks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and (node.name.startswith("on_") or node.name in ("attach", "detach")):
+                assert node.end_lineno is not None
+                if node.end_lineno - node.body[0].lineno >= 6 and ast.get_docstring(node) is None:
+                    silent.append(f"{path.name}: {node.name}")
+    assert silent == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 from torch import nn
 
@@ -18,6 +20,7 @@ from deepepochs_like import Callback, DefaultCallback, EpochTask, StopLoopExcept
 from deepepochs_like.callbacks import default
 from deepepochs_like.display import Display, takes_control
 from deepepochs_like.display.terminal import Bars, Drawn, Terminal
+from deepepochs_like.display.words import percent
 from deepepochs_like.figures import Figures
 from support.loop import batches, net
 from support.terminal import Screen
@@ -453,7 +456,7 @@ def test_a_terminal_without_unicode(encoding: str, log_tqdm: bool, clock: Clock,
     live = terminal(60, 20, encoding)
     trainer(metrics=metric, log_tqdm=log_tqdm).fit(Stream(clock, 9, 0.2), Stream(clock, 9, 0.2))
     assert live.screen.text().isascii()
-    assert " | cpu | " in live.screen.text()
+    assert " | cpu\n" in live.screen.text()
     assert live.screen.wrapped == 0
 
 
@@ -510,3 +513,197 @@ def test_what_is_said_of_models(clock: Clock, lines: Lines) -> None:
         "Sequential · 2,801 parameters (701 trained) · cpu · 1 batch/epoch",
         "0 epochs in 0 ms",
     ]
+
+
+# What is said is so
+
+
+def test_the_running_figures_are_the_means_so_far(clock: Clock, lines: Lines) -> None:
+    losses: list[float] = []
+
+    class Note(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            losses.append(float(metrics["loss"]))
+
+    trainer(Note(priority=5), epochs=1, show_info=False).fit(Stream(clock, 30, 1.0))
+    shown = [line.split("  ") for line in lines() if "batches/s" in line]
+    assert [line[2] for line in shown] == ["10/30", "20/30", "30/30"]
+    for line, count in zip(shown, (10, 20, 30), strict=True):
+        assert f"loss {sum(losses[:count]) / count:.4f}" in line
+
+
+def test_in_validation_the_figures_of_training_are_those_of_all_batches(
+    clock: Clock, terminal: Callable[..., Live]
+) -> None:
+    live, seen = terminal(), []
+
+    class Look(Callback):
+        def on_after_val_epoch(self, trainer: Any, task: Any, metrics: Any) -> None:
+            seen.append(next(r for r in live.screen.text().split("\n\n")[-1].splitlines() if r.startswith("loss ")))
+
+    run = trainer(Look(priority=-1))
+    run.fit(Stream(clock, 25, 0.1), Stream(clock, 5, 0.2))
+    assert [row.split()[1] for row in seen] == [f"{loss:.4f}" for loss in run.history["train"]["loss"]]
+
+
+def test_times_left_of_a_resumed_run_are_those_of_what_is_left(clock: Clock, lines: Lines, tmp_path: Any) -> None:
+    options = {"running_id": "a", "folder": tmp_path, "resume": "auto", "show_info": False}
+    trainer(epochs=8, **options).fit(Stream(clock, 20, 1.0))
+    lines()
+    trainer(epochs=10, **options).fit(Stream(clock, 20, 1.0))
+    said = [line for line in lines() if not line.startswith("going on")]
+    assert said[0].startswith("epoch  9/10  train  10/20  50%  loss")
+    assert said[0].endswith("1.0 batches/s  10 s left  (run: 30 s left)")
+    assert said[-1].startswith("2 epochs in 40 s  best train")
+
+
+def test_where_all_is_done_only_that_is_said(clock: Clock, lines: Lines, tmp_path: Any) -> None:
+    options = {"running_id": "a", "folder": tmp_path, "resume": "auto"}
+    trainer(**options).fit(Stream(clock, 4, 0.1))
+    lines()
+    trainer(**options).fit(Stream(clock, 4, 0.1))
+    _, said = lines()
+    assert said == "nothing to do: 2 epochs are done, and 2 were asked for; ask for more epochs to train on"
+    by_steps = {**options, "running_id": "b"}
+    trainer(**by_steps).fit(Stream(clock, 4, 0.1), max_steps=6)
+    lines()
+    trainer(**by_steps).fit(Stream(clock, 4, 0.1), max_steps=6)
+    _, said = lines()
+    assert said == "nothing to do: 6 updates are done, and 6 were asked for; ask for more max_steps to train on"
+
+
+def test_what_is_not_known_is_not_said(clock: Clock, terminal: Callable[..., Live]) -> None:
+    live, seen = terminal(), []
+
+    class Look(Callback):
+        def on_before_val_epoch(self, trainer: Any, task: Any) -> None:
+            seen.append(live.screen.text().split("\n\n")[-1].splitlines()[:2])
+
+    trainer(Look(priority=-1)).fit(Lengthless(Stream(clock, 20, 0.1)), Stream(clock, 5, 0.1))
+    assert "%" not in "".join(seen[0])
+    assert "left" not in "".join(seen[0])
+    assert "left" in seen[1][0]
+    assert "90%" in seen[1][0]  # an epoch has 25 batches, as the first one had
+
+
+def test_nothing_is_all_done_before_its_end() -> None:
+    assert [percent(x) for x in (0.0, 0.004, 0.5, 0.994, 0.996, 0.9999, 1.0)] == [
+        "0%", "0%", "50%", "99%", "99%", "99%", "100%",
+    ]  # fmt: skip
+
+
+def test_epochs_of_hours(clock: Clock, lines: Lines) -> None:
+    trainer(epochs=2, show_info=False).fit(Stream(clock, 4, 9000.0), Stream(clock, 2, 4500.0))
+    said = lines()
+    assert said[0].startswith("epoch 1/2  train  1/4  25%  loss ")
+    assert said[0].endswith("2:30:00/batch  7:30:00 left  (run: 27:30:00 left)")
+    ends = [line for line in said if line.endswith("(12:30:00)")]
+    assert [line[:9] for line in ends] == ["epoch 1/2", "epoch 2/2"]
+    assert said[-1].startswith("2 epochs in 25:00:00  ")  # as long as its epochs together
+
+
+def test_figures_of_the_last_epoch_are_not_left_as_those_of_one_that_fails(
+    clock: Clock, terminal: Callable[..., Live]
+) -> None:
+    class Fail(Callback):
+        def on_before_train_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
+            if trainer.progress.epoch == 1:
+                raise RuntimeError("broken")
+
+    live = terminal()
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer(Fail()).fit(Stream(clock, 9, 0.2), Stream(clock, 9, 0.2))
+    view = live.screen.text().split("\n\n")[-1].splitlines()
+    assert view[1].startswith("train  0/9")
+    assert view[2].split() == ["val", "best"]
+
+
+# Room
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 60])
+@pytest.mark.parametrize("log_tqdm", [False, True])
+def test_on_a_narrow_terminal_things_are_left_out_and_none_is_cut(
+    width: int, log_tqdm: bool, clock: Clock, terminal: Callable[..., Live]
+) -> None:
+    live, seen = terminal(width, 20), set[str]()
+
+    class Look(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            seen.update(row.rstrip() for row in live.screen.text().splitlines() if "━" in row)
+
+    trainer(Look(priority=-1), log_tqdm=log_tqdm).fit(Stream(clock, 40, 0.2), Stream(clock, 9, 0.2))
+    bar, count = "[━╸╺]{3,}", r"\d+/\d+"
+    behind = r"( +\d+%)?( +[\d.]+ batches/s| +[\d.]+ s)?( +\d+ s left)?"
+    figures = r"(  loss [\d.]+)?(  score [\d.]+)?"
+    if log_tqdm:
+        one = rf"{count}  ((train|val)  {count}  )?{bar}{figures}(  val{figures})?(  \+\d)?{behind}"
+    else:
+        one = rf"(epoch|train|val) +{count}  {bar}{behind}"
+    assert len(seen) > 10
+    assert [row for row in seen if not re.fullmatch(one, row)] == []
+    assert live.screen.wrapped == 0
+
+
+def test_what_the_run_is_of_goes_into_as_many_lines_as_it_takes(clock: Clock, terminal: Callable[..., Live]) -> None:
+    parts = ["Linear", "3 parameters", "cpu", "12 batches/epoch, 5 for validation"]
+    for width, lines in ((200, [4]), (60, [3, 1]), (40, [3, 1]), (20, [1, 2, 1])):
+        live = terminal(width, 20)
+        trainer().fit(batches(12), batches(5))
+        rows, rest = live.screen.text().splitlines(), list(parts)
+        for row, count in zip(rows, lines, strict=False):
+            assert row == " · ".join(rest[:count])[: len(row)]
+            rest = rest[count:]
+
+
+def test_ten_thousand_epochs_can_be_read(clock: Clock, terminal: Callable[..., Live]) -> None:
+    class Stop(Callback):
+        def on_after_epoch(self, trainer: Any, epoch_idx: int, **rest: Any) -> None:
+            if epoch_idx == 110:
+                trainer.stop("enough")
+
+    class Slow(Callback):
+        def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+            self.epoch = epoch_idx
+
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            clock.now += 5.0 * (self.epoch == 46)
+
+    live = terminal(80, 40)
+    trainer(Stop(), Slow(), epochs=10_000).fit(Stream(clock, 1, 0.01))
+    rows = live.screen.text().splitlines()
+    assert rows[1] == "one epoch in 20 has a line, and every one of more than a second"
+    told = [int(row.split("/")[0]) for row in rows if "/10000 " in row]
+    assert told == [1, 20, 40, 47, 60, 80, 100, 111]
+    assert rows[-1].startswith("best train") or rows[-1].startswith("stopped after epoch 111/10000")
+
+
+def test_few_epochs_all_have_a_line(clock: Clock, terminal: Callable[..., Live]) -> None:
+    live = terminal(80, 40)
+    trainer(epochs=500).fit(Stream(clock, 1, 0.001))
+    assert sum("/500 " in row for row in live.screen.text().splitlines()) == 500
+
+
+def test_names_of_double_width_take_the_room_that_they_take(clock: Clock, terminal: Callable[..., Live]) -> None:
+    def metric(preds: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            name: score(preds, targets) for name in ("准确率", "召回率_在验证集上按类别平均之后的结果", "损失 loss")
+        }
+
+    for width in (40, 60, 200):
+        live, seen = terminal(width, 24), list[str]()
+
+        class Look(Callback):
+            def __init__(self, live: Live, seen: list[str]) -> None:
+                super().__init__(priority=-1)
+                self.live, self.seen = live, seen
+
+            def on_after_train_epoch(self, trainer: Any, task: Any, metrics: Any) -> None:
+                self.seen += self.live.screen.text().splitlines()
+
+        trainer(Look(live, seen), metrics=metric).fit(Stream(clock, 9, 0.2), Stream(clock, 9, 0.2))
+        seen += live.screen.text().splitlines()
+        assert max(map(cell_len, seen)) < width
+        heads = [row for row in seen if row.startswith("epoch ") and "loss" in row]
+        rows = [row for row in seen if row.startswith("  1/2 ")]
+        assert {cell_len(row) for row in heads} == {cell_len(row) for row in rows}

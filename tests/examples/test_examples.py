@@ -127,7 +127,7 @@ EXPECTED = {
         r"as before: True; generators: True",
     ],
     "32_where_the_time_goes.py": [
-        r"epoch +data +forward +loss +backward +update +callbacks +other +validation +all\n +1 .*\n +2 .*\n *share ",
+        r"phase +share +sum +mean +epoch 1 +epoch 2\ndata +\d.*\nforward .*\nloss .*\n(.*\n){5}all +100% ",
         r"most of it is data: [4-9]\d%; with a quick disk",
         r"operation +calls +own ms +share\n(.*%\n){6}",
         r"digits/profile-5-10\.json, .*: \d+ KiB",

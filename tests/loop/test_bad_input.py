@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -517,10 +518,18 @@ def absolute(out: Tensor, y: Tensor) -> Tensor:
     return (out - y).abs().mean()
 
 
+def subtracted(out: Tensor, y: Tensor) -> Tensor:
+    """A loss that takes any shapes, and subtracts those that can be."""
+    try:
+        return absolute(out, y)
+    except RuntimeError:
+        return out.mean()
+
+
 def shaped(preds: tuple[int, ...], targets: Tensor, epochs: int = 2, **options: Any) -> None:
-    """Train a model whose predictions have a shape, on targets; the loss is there for its gradient only."""
+    """Train a model whose predictions have a shape, on targets, with a loss that subtracts them."""
     model = Output(lambda out: out.mean() + torch.zeros(preds))
-    options = {"loss": lambda out, y: out.mean(), "epochs": epochs, **options}
+    options = {"loss": subtracted, "epochs": epochs, **options}
     trainer(model, **options).fit([(torch.ones(max(len(targets), 1), 2), targets)] * 2)
 
 
@@ -568,6 +577,96 @@ def labels(*shape: int) -> Tensor:
 )
 def test_shapes_that_belong_together_raise_no_alarm(preds: tuple[int, ...], targets: Tensor) -> None:
     shaped(preds, targets)
+
+
+class Counting(nn.Module):
+    """A loss that counts its calls, and takes (N, 1) and (N,) to be the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, out: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        return nn.functional.mse_loss(out.flatten(), y)
+
+
+def gaussian(out: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.gaussian_nll_loss(out[:, :1], y, out[:, 1:].exp())
+
+
+def gaussian_flat(out: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.gaussian_nll_loss(out[:, 0], y, out[:, 1].exp())
+
+
+def pinball(out: Tensor, y: Tensor) -> Tensor:
+    error = y.view(-1, 1) - out
+    return torch.maximum(0.9 * error, -0.1 * error).mean()
+
+
+def pinball_column(out: Tensor, y: Tensor) -> Tensor:
+    error = y - out
+    return torch.maximum(0.9 * error, -0.1 * error).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "preds", "targets"),
+    [
+        (gaussian, (4, 2), torch.ones(4, 1)),
+        (gaussian_flat, (4, 2), torch.ones(4)),
+        (gaussian_flat, (2, 2), torch.ones(2)),  # as many samples as outputs, so that the two could broadcast
+        (pinball, (4, 3), torch.ones(4)),
+        (pinball, (4, 4), torch.ones(4)),
+        (pinball_column, (4, 3), torch.ones(4, 1)),
+        (Counting(), (4, 1), torch.ones(4)),
+        (lambda out, y: absolute(out, y[:, None]), (4, 1), torch.ones(4)),
+        (partial(lambda out, y, scale: scale * absolute(out[:, 0], y), scale=2.0), (4, 1), torch.ones(4)),
+    ],
+)
+def test_a_loss_that_knows_what_to_do_with_its_shapes_raises_no_alarm(
+    loss: Any, preds: tuple[int, ...], targets: Tensor
+) -> None:
+    shaped(preds, targets, loss=loss)
+    assert getattr(loss, "calls", 4) == 4, "it was called once for each batch"
+
+
+@pytest.mark.parametrize(
+    ("loss", "preds", "targets"),
+    [
+        (absolute, (4, 1), torch.ones(4)),
+        (lambda out, y: (torch.sigmoid(out) - y.double()).pow(2).sum(), (4, 1), torch.ones(4)),
+        (lambda out, y: nn.functional.huber_loss(out, y) + absolute(out.flatten(), y), (4, 1), torch.ones(4)),
+        (lambda out, y: (out == y).float().mean() + out.mean(), (4, 1), torch.ones(4)),
+        (absolute, (4, 4), torch.ones(4)),
+        (absolute, (2, 3, 3), torch.ones(2, 1, 3, 3)),
+        (nn.SmoothL1Loss(), (4, 1), torch.ones(4)),
+        (nn.MSELoss(), (4, 1), torch.ones(4, 3)),  # sample by sample, yet never what is meant
+        (partial(nn.functional.l1_loss, reduction="sum"), (4, 2), torch.ones(4, 1)),
+    ],
+)
+def test_a_loss_in_which_predictions_meet_the_targets_of_others_does(
+    loss: Any, preds: tuple[int, ...], targets: Tensor
+) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        shaped(preds, targets, loss=loss)
+    assert len([one for one in told if one.category is EngineWarning]) == 1
+
+
+def test_a_metric_that_broadcasts_is_told_beside_a_loss_that_does_not() -> None:
+    with pytest.warns(EngineWarning, match=r"predictions \(4, 1\) and targets \(4,\)") as told:
+        shaped((4, 1), torch.ones(4), loss=Counting(), metrics=[absolute])
+    assert len(told) == 1
+    shaped((4, 1), torch.ones(4), loss=Counting(), metrics=[lambda out, y: absolute(out[:, 0], y)])
+
+
+def test_trying_a_loss_draws_nothing() -> None:
+    def drawn(targets: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        shaped((4, 1), targets, loss=lambda out, y: absolute(out[:, 0] + torch.rand(4), y.flatten()))
+        return torch.rand(3)
+
+    assert torch.equal(drawn(torch.ones(4)), drawn(torch.ones(4, 1)))
 
 
 def test_the_warning_comes_before_the_first_update() -> None:
