@@ -22,7 +22,7 @@ DEPENDS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup run test check faults bench bench-peers bench-gpu wheel clean help
+.PHONY: setup run test check faults doctor bench bench-peers bench-gpu wheel clean help
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, layers and public names
 
 faults: $(VENV)/.stamp-dev  ## kill, cut, damage and fill up, in full (up to 45 minutes)
 	$(TEST_ENV) $(PY) tests/faults/all.py
+
+doctor: $(VENV)/.stamp-dev  ## sweep what `trainer.check` names, and its false alarms (up to 10 minutes)
+	$(TEST_ENV) $(PY) tests/doctor/sweep.py
 
 bench: $(VENV)/.stamp-dev  ## measure what the loop costs, beside loops by hand (and peers, if they are there)
 	$(PY) -m benchmarks $(BENCH_ARGS)

@@ -34,6 +34,8 @@ class Case:
     epochs: int | None
     max_steps: int | None
     trial: Trial | None = None
+    #: Whose batches were tried.
+    tried_on: Seen | None = None
     #: Why there is no trial.
     untried: str = ""
     modules: dict[str, nn.Module] = field(default_factory=dict)
@@ -46,6 +48,14 @@ class Case:
             return None
         window = int(self.trainer.accumulate)
         return sum(-(-int(length or 0) // window) for length in lengths)
+
+    @property
+    def updates(self) -> int | None:
+        """The updates of the weights in the run; None where that is not known."""
+        if self.max_steps is not None:
+            return self.max_steps
+        per_epoch = self.steps_per_epoch
+        return None if self.epochs is None or per_epoch is None else self.epochs * per_epoch
 
     def tried(self) -> Trial:
         """The trial of the step, as far as it went.

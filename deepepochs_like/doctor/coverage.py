@@ -63,7 +63,8 @@ def _by_position(trial: Trial, one: Pass, reached: Tensor) -> Iterator[Found]:
     if not found:
         return
     draws = torch.stack(found)
-    union, share = draws.any(0), float(draws.double().mean())
+    union = draws.any(0)
+    share = float(draws[:, union].double().mean()) if bool(union.any()) else 0.0
     # Where a loss picks samples by their values, other ones in each draw, some are never picked by chance.
     stable = bool((draws == union).all())
     missing = (~union & ~reached).nonzero().flatten().tolist()
@@ -81,7 +82,7 @@ def _by_column(trial: Trial, one: Pass) -> Iterator[Found]:
     counted, generator = torch.zeros(one.y.shape, dtype=torch.bool), torch.Generator().manual_seed(0)
     try:
         for scale in (*_SCALES, *_SCALES):
-            grad = gradient(trial, _like(one.out.detach(), generator, scale), one.y)
+            grad = gradient(trial, drawn_like(one.out.detach(), generator, scale), one.y)
             counted |= (grad if dim is None else grad.abs().sum(dim)).ne(0).cpu()
     except Exception:
         return
@@ -125,7 +126,7 @@ def _reached(trial: Trial, one: Pass, y: Any, seed: int) -> Tensor | None:
     def drawn(t: Tensor) -> Tensor:
         if not t.is_floating_point():
             return t
-        leaf = _like(t.detach(), generator, _SCALES[seed % 4]).requires_grad_(True)
+        leaf = drawn_like(t.detach(), generator, _SCALES[seed % 4]).requires_grad_(True)
         if leaf.ndim and leaf.shape[0] == one.size:
             leaves.append(leaf)
         return leaf
@@ -146,7 +147,7 @@ def _reached(trial: Trial, one: Pass, y: Any, seed: int) -> Tensor | None:
     return reached
 
 
-def _like(t: Tensor, generator: torch.Generator, scale: float) -> Tensor:
+def drawn_like(t: Tensor, generator: torch.Generator, scale: float) -> Tensor:
     """Random numbers of the kind that a tensor holds: probabilities, their logarithms, positive or any."""
     noise = torch.randn(t.shape, generator=generator).to(t)
     if t.numel() and bool((t >= 0).all()):

@@ -16,7 +16,7 @@ from ..task import EpochTask, Steps, listify
 from ..types import Stage
 from .case import CannotTell, Case
 from .diagnosis import Diagnosis, Finding
-from .looking import Seen, generators_kept, look_into, quietly
+from .looking import Seen, generators_kept, look_into, quietly, remembered
 from .table import CHECKS
 from .trial import Trial
 
@@ -99,11 +99,17 @@ def _case_of(
     given = epochs if epochs is not None else None if trainer.epochs == UNSAID else trainer.epochs
     case = Case(trainer, seen["train"], seen["val"], metrics, given, max_steps)
     case.modules = {
-        "" if len(trainer.models) == 1 else name: handle.trained_module for name, handle in trainer.models.items()
+        "" if len(trainer.models) == 1 else name: _uncompiled(handle.trained_module)
+        for name, handle in trainer.models.items()
     }
     if isinstance(trainer.loss.function, nn.Module):
         case.modules["loss"] = trainer.loss.function
     return case
+
+
+def _uncompiled(module: Any) -> Any:
+    """What `torch.compile` was given: to compile a copy takes longer than all checks."""
+    return getattr(module, "_orig_mod", module)
 
 
 def _try_out(case: Case, function: Any) -> None:
@@ -128,6 +134,7 @@ def _try_out(case: Case, function: Any) -> None:
     except Exception as error:
         case.untried = f"the model cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]})"
         return
+    case.tried_on = looked[0]
     trial.run(looked[0].batches, looked[0].task.batch_size, trainer.batch_device("train"))
     if isinstance(trial.failed, torch.OutOfMemoryError):
         case.untried = "memory does not suffice for a copy of the model beside it"
@@ -145,7 +152,8 @@ def _untouched(case: Case) -> Iterator[None]:
     buffers = [(b, b.detach().clone()) for m in case.modules.values() for b in m.buffers()]
     grads = [(p, p.grad) for _, p in case.named_parameters()]
     modes = [(part, part.training) for module in case.modules.values() for part in module.modules()]
-    with generators_kept(*(seen.loader for seen in [*case.train, *case.val])):
+    loaders = [seen.loader for seen in [*case.train, *case.val]]
+    with remembered(case.trainer.loss.function), generators_kept(*loaders):
         try:
             yield
         finally:

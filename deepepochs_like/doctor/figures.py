@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from ..patches import Outputs
+from ..patches.base import PatchBase
 from ..patches.slot import Slot
 from ..tensors import detached
 from .case import Case, Found, some
@@ -42,6 +44,11 @@ def metric_names(case: Case) -> Iterator[Found]:
 
 def names_of(case: Case, metric: Any) -> list[str]:
     """Give the names of a metric's figures; of one that gives a dict those of its items, where it can be tried."""
+    if _keeps_something(metric):
+        try:
+            metric = deepcopy(metric)
+        except Exception:
+            return [Slot(metric, case.trainer.metric_patch).name]
     slot = Slot(metric, case.trainer.metric_patch)
     trial = case.trial
     if trial is None or not trial.passes:
@@ -52,3 +59,12 @@ def names_of(case: Case, metric: Any) -> list[str]:
     except Exception:
         return [slot.name]
     return [f"{slot.name}{key}" for key in value] if isinstance(value, Mapping) else [slot.name]
+
+
+def _keeps_something(metric: Any) -> bool:
+    """Whether a metric is an object of the user's own, which may count its calls; functions and patches are not."""
+    return (
+        not hasattr(metric, "__code__")
+        and not isinstance(metric, (type, PatchBase))
+        and bool(getattr(metric, "__dict__", {}))
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 import time
+import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import CellType
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,9 @@ TARGETS = ("targets", "labels", "target", "label", "y")
 WALK, MOST_ITEMS = 0.15, 20_000
 #: From how many items on a list is not walked through.
 MANY = 200_000
+#: How many objects of a loader are kept as they are, up to which length their containers, and what is none of them.
+_MOST_OWNERS, _SHORT = 200, 1000
+_NO_OWNERS = (torch.Tensor, np.ndarray, type, types.ModuleType, types.FunctionType, torch.nn.Module)
 
 
 @dataclass
@@ -115,6 +121,21 @@ class Seen:
             if time.perf_counter() > until:
                 return None
         return items
+
+    def more(self, count: int, seconds: float = 0.15) -> list[Any]:
+        """Take some further batches, as far as there is time; the first ones again are not among them."""
+        if not isinstance(self.loader, (DataLoader, list, tuple)) or not self.batches or self.why:
+            return []
+        until, found, known = time.perf_counter() + seconds, list[Any](), len(self.batches)
+        with generators_kept(self.loader):
+            try:
+                for _, batch in itertools.islice(_batches(self.loader), known, known + count):
+                    found.append(map_tensors(batch, torch.clone))
+                    if time.perf_counter() > until:
+                        break
+            except Exception:  # a run may come there, or not
+                return found
+        return found
 
     def _confirmed(self, whole: torch.Tensor) -> bool:
         """Whether the targets in memory are those that the batches have."""
@@ -237,9 +258,12 @@ def generators_kept(*loaders: Any) -> Iterator[None]:
     owners = {id(owner): owner for loader in loaders for owner in _owners(loader)}.values()
     drawn = [(generator, _state_of(generator)) for owner in owners for generator in _generators(owner)]
     states = [(owner, deepcopy(owner.state_dict())) for owner in owners if isinstance(owner, Stateful)]
+    counted = [(vars(owner), _plain_parts(vars(owner))) for owner in owners if _whose(owner) == "user"]
     try:
         yield
     finally:
+        for held, plain in counted:
+            _put_back(held, plain)
         for owner, state in states:
             owner.load_state_dict(state)
         for generator, state in drawn:
@@ -248,12 +272,71 @@ def generators_kept(*loaders: Any) -> Iterator[None]:
 
 
 def _owners(loader: Any) -> Iterator[Any]:
-    yield loader
-    for name in ("sampler", "batch_sampler", "dataset", "collate_fn"):
-        owner = getattr(loader, name, None)
-        while owner is not None:
-            yield owner
-            owner = getattr(owner, "dataset" if name == "dataset" else "sampler", None)
+    """Whatever takes part in making batches, and may keep something: a loader, and all objects within it."""
+    pending, seen = [loader], set[int]()
+    while pending and len(seen) < _MOST_OWNERS:
+        owner = pending.pop(0)
+        if id(owner) in seen or not hasattr(owner, "__dict__") or isinstance(owner, _NO_OWNERS):
+            continue
+        seen.add(id(owner))
+        yield owner
+        if _whose(owner) == "others":  # images, tables and files keep what is theirs alone to change
+            continue
+        for value in vars(owner).values():
+            pending += value[:50] if isinstance(value, (list, tuple)) else [value]
+
+
+def _whose(owner: Any) -> str:
+    """Whose class this is an object of: 'torch', the 'user', or 'others', which are installed libraries."""
+    top = type(owner).__module__.partition(".")[0]
+    if top in ("torch", "torchvision", "deepepochs_like"):
+        return "torch"
+    file = getattr(sys.modules.get(top), "__file__", None) or ""
+    return "others" if top in sys.stdlib_module_names or "site-packages" in file or "dist-packages" in file else "user"
+
+
+def _plain_parts(held: dict[str, Any]) -> dict[str, Any]:
+    """The numbers, words and short containers that an object keeps, such as a count of its passes."""
+    plain = {k: v for k, v in held.items() if type(v) in (int, float, bool, str, type(None))}
+    short = {k: v.copy() for k, v in held.items() if type(v) in (list, dict, set) and len(v) <= _SHORT}
+    return plain | short
+
+
+@contextmanager
+def remembered(function: Any) -> Iterator[None]:
+    """Leave what a function of the user's own keeps: variables of the function around it, or its object's parts."""
+    owner = getattr(function, "__self__", None)
+    parts = vars(owner) if hasattr(owner, "__dict__") and owner is not None and _whose(owner) == "user" else {}
+    cells = {str(i): cell for i, cell in enumerate(getattr(function, "__closure__", None) or ())}
+    filled = {key: cell.cell_contents for key, cell in cells.items() if cell != CellType()}
+    before, around = _plain_parts(parts), _plain_parts(filled)
+    try:
+        yield
+    finally:
+        _put_back(parts, before)
+        now = {key: cells[key].cell_contents for key in around}
+        _put_back(now, around)
+        for key, value in now.items():
+            cells[key].cell_contents = value
+
+
+def _put_back(held: dict[str, Any], plain: dict[str, Any]) -> None:
+    for key, value in plain.items():
+        now: Any = held.get(key)
+        if type(value) not in (list, dict, set):
+            if now is not value:
+                held[key] = value
+        elif type(now) is type(value) and not _same_items(now, value):
+            now.clear()
+            now.extend(value) if isinstance(now, list) else now.update(value)
+
+
+def _same_items(one: Any, other: Any) -> bool:
+    if len(one) != len(other):
+        return False
+    if isinstance(one, dict):
+        return all(key in other and one[key] is other[key] for key in one)
+    return one == other if isinstance(one, set) else all(a is b for a, b in zip(one, other, strict=True))
 
 
 def _generators(owner: Any) -> Iterator[Any]:

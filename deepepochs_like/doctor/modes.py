@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ..data.resume import length_of
 from ..events import listens, method_of
 from ..tensors import map_tensors
 from .case import Case, Found, some
+from .looking import tensors_in
 from .trial import BATCH_NORMS, Trial
 
 _MODAL = (*BATCH_NORMS, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.RNNBase)
@@ -137,36 +138,67 @@ def mentions(method: Any, names: set[str]) -> bool:
 
 def batch_of_one_with_batchnorm(case: Case) -> Iterator[Found]:
     """Batches of one sample where BatchNorm needs several."""
-    norms = [name for name, part in case.named_modules() if isinstance(part, BATCH_NORMS) and part.training]
+    staying = _staying(case)
+    norms = [name for name, part in case.named_modules() if isinstance(part, BATCH_NORMS) and name not in staying]
     if not norms:
         return
     for seen in case.train:
-        loader = seen.loader
-        if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
-            continue
-        size, count = loader.batch_size or 0, length_of(loader.sampler)
-        if size == 1:
+        size, last, whole = _last_batch(seen)
+        if size == 1 and whole > 1 and _of_one(seen, case):
             message = f"{seen.name} gives batches of one sample, and {some(norms)} would normalize each by itself."
             fix = "Use a larger batch, or GroupNorm or LayerNorm, or keep BatchNorm in evaluation mode."
             yield "warning", message, fix, {"batch_size": 1}
-        elif count and size > 1 and count % size == 1 and not loader.drop_last and _fails_on_one(case):
-            message = (
-                f"The last batch of {seen.name} holds a single sample ({count} samples in batches of {size}), at which "
-                f"{some(norms)} will fail in training mode: 'Expected more than 1 value per channel'."
-            )
-            fix = "Pass drop_last=True to the training loader, or choose another batch size."
-            yield "error", message, fix, {"samples": count, "batch_size": size}
+        elif size > 1 and last == 1 and not sets_modes(case.trainer) and _fails_on_one(case, train=True):
+            yield _of_the_last(seen, norms, size, whole, "training mode", "drop_last=True to the training loader")
+    for seen in case.val:
+        size, last, whole = _last_batch(seen)
+        if 1 in (size, last) and case.trial is not None and _fails_on_one(case, train=False):
+            yield _of_the_last(seen, norms, size, whole, "evaluation", "track_running_stats=True to BatchNorm")
 
 
-def _fails_on_one(case: Case) -> bool:
+def _of_the_last(seen: Any, norms: list[str], size: int, whole: int, mode: str, fix: str) -> Found:
+    message = (
+        f"The last batch of {seen.name} holds a single sample ({whole} samples in batches of {size}), at which "
+        f"{some(norms)} will fail in {mode}: 'Expected more than 1 value per channel'."
+    )
+    return "error", message, f"Pass {fix}, or choose another batch size.", {"samples": whole, "batch_size": size}
+
+
+def _last_batch(seen: Any) -> tuple[int, int, int]:
+    """The size of a loader's batches, that of its last one, and how many samples it has; zeros where not known."""
+    loader = seen.loader
+    if isinstance(loader, (list, tuple)):
+        sizes = [next((int(t.shape[0]) for t in tensors_in(batch) if t.ndim), 0) for batch in loader[:1000]]
+        return (max(sizes), sizes[-1] if len(loader) <= 1000 else 0, sum(sizes)) if sizes else (0, 0, 0)
+    if not isinstance(loader, DataLoader):
+        return 0, 0, 0
+    stream = isinstance(loader.dataset, IterableDataset)
+    if not stream and type(loader.batch_sampler) is not BatchSampler:
+        return 0, 0, 0
+    size, count = loader.batch_size or 0, length_of(loader.dataset if stream else loader.sampler) or 0
+    if size < 1 or not count:
+        return size, 0, count
+    return size, size if loader.drop_last else count % size or size, count
+
+
+def _of_one(seen: Any, case: Case) -> bool:
+    """Whether a batch is of one sample to the model, too; a graph or a set of points is not."""
+    if case.trial is None or case.tried_on is not seen or not case.trial.passes:
+        return True
+    return case.trial.passes[0].size <= 1
+
+
+def _fails_on_one(case: Case, train: bool) -> bool:
     trial = case.forward()
     one = trial.passes[0]
     size = one.size
-    if size < 2:
-        return True
+    other = Trial(trial.modules, trial.loss)
+    if not train:
+        for module in other.modules.values():
+            module.eval()
     x = map_tensors(one.x, lambda t: t[:1] if t.ndim and t.shape[0] == size else t)
     try:
-        trial.call(x)
+        other.call(x)
     except ValueError as error:
         return "more than 1 value" in str(error)
     except Exception:

@@ -19,6 +19,10 @@ from .trial import NORMS
 _SCALE_FREE = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "SparseAdam")
 #: How far above every norm seen a limit has to be, to be called without effect.
 FAR_ABOVE = 25.0
+#: A limit up to this is often set against what may come, and has to be further above.
+USUAL = 5.0
+#: A limit up to which, and how far below every gradient seen, leaves nothing of an update.
+TIGHT, FAR_BELOW = 0.01, 100.0
 _CLIPS = {"clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"}
 
 
@@ -81,7 +85,10 @@ def clipping_without_effect(case: Case) -> Iterator[Found]:
         if limit is None:
             continue
         sizes = _sizes(case, math.inf if what == "value" else float(getattr(clip, "norm_type", 2.0) or 2.0))
-        if sizes and 0 < max(sizes) * FAR_ABOVE < float(limit):
+        if float(limit) == math.inf and getattr(clip, "figure", None):  # it is there to tell the norm
+            continue
+        times = FAR_ABOVE if float(limit) > USUAL else FAR_ABOVE * 40
+        if sizes and 0 < max(sizes) * times < float(limit):
             seen = ", ".join(f"{size:.3g}" for size in sizes)
             message = (
                 f"{type(clip).__name__}(max_{what}={limit:g}) will hardly ever clip: in the first batches the "
@@ -89,6 +96,27 @@ def clipping_without_effect(case: Case) -> Iterator[Found]:
             )
             fix = f"Pass a limit near what is seen, such as {_round(2 * max(sizes)):g}, or leave clipping out."
             yield "warning", message, fix, {"limit": float(limit), "seen": sizes}
+
+
+def clipping_too_tight(case: Case) -> Iterator[Found]:
+    """Clipping whose limit is so far below all gradients seen that next to nothing of an update is left."""
+    for clip in case.trainer.callbacks:
+        if not any(k.__name__.startswith("GradClip") for k in type(clip).__mro__):
+            continue
+        norm, value = getattr(clip, "max_norm", None), getattr(clip, "max_value", None)
+        limit, what = (norm, "norm") if norm is not None else (value, "value")
+        if limit is None or not 0 < float(limit) <= TIGHT:
+            continue
+        sizes = [s for s in _sizes(case, math.inf if what == "value" else float(clip.norm_type)) if s > 0]
+        if sizes and min(sizes) >= FAR_BELOW * float(limit):
+            seen = ", ".join(f"{size:.3g}" for size in sizes)
+            message = (
+                f"{type(clip).__name__}(max_{what}={limit:g}) cuts every gradient down to less than a hundredth: in "
+                f"the first batches the {'norm' if what == 'norm' else 'largest component'} was {seen}. With SGD the "
+                "weights will hardly move; with Adam all batches weigh the same, however wrong the model is on them."
+            )
+            fix = f"Pass a limit near what is seen, such as {_round(2 * max(sizes)):g}."
+            yield "error", message, fix, {"limit": float(limit), "seen": sizes}
 
 
 def _sizes(case: Case, order: float) -> list[float]:

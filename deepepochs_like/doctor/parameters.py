@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .case import CannotTell, Case, Found, some
 from .looking import tensors_in
+from .routes import chosen_seldom
 
 
 def nothing_to_train(case: Case) -> Iterator[Found]:
@@ -93,6 +94,9 @@ def parameters_without_gradient(case: Case) -> Iterator[Found]:
         fix = "Compute the loss from the model's outputs, without .detach(), .item(), argmax or no_grad() on the way."
         yield "error", message, fix, {"parameters": unused}
         return
+    zero = [name for name in _of_zero_gradient(case, names) if name not in unused]
+    seldom = chosen_seldom(case, unused, zero)
+    unused, zero = [n for n in unused if n not in seldom], [n for n in zero if n not in seldom]
     if unused:
         message = f"{len(unused)} of {len(names)} trainable parameters get no gradient: {some(unused)}."
         fix = (
@@ -100,7 +104,6 @@ def parameters_without_gradient(case: Case) -> Iterator[Found]:
             "model, or say that they are meant to stay as they are with requires_grad_(False)."
         )
         yield "warning", message, fix, {"parameters": unused}
-    zero = [name for name in _of_zero_gradient(case, names) if name not in unused]
     if zero:
         message = (
             f"The gradient of {len(zero)} trainable parameters is zero throughout: {some(zero)}. Something behind "

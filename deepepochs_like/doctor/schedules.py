@@ -131,7 +131,9 @@ def _too_fast(shape: Shape, epochs: int, steps: int, per_epoch: int) -> str:
         if shape.factor is not None and shape.factor(steps) < 1e-5 and shape.factor(epochs) >= 1e-4:
             return f"The learning rate would be a {shape.factor(steps):.0e} of itself at the end."
         if shape.factor is not None and shape.factor(steps) < 0.05 and shape.factor(steps) < 0.1 * shape.factor(epochs):
-            often = (1 < shape.length <= epochs) or (shape.length == 1 and shape.factor(1) <= 0.96)
+            often = (1 < shape.length <= epochs and steps > 5 * shape.length) or (
+                shape.length == 1 and shape.factor(1) <= 0.96
+            )
             return (
                 f"It would fall {steps / shape.length:.0f} times, {per_epoch / shape.length:.1f} an epoch."
                 if often

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,74 @@ from torch import Tensor
 
 from ..shapes import class_dim
 from .case import Case, Found
-from .coverage import gradient
+from .coverage import drawn_like, gradient
+from .looking import TARGETS, Seen
 from .losses import kind_of, known_kind, unwrapped
 from .trial import Pass, Trial
 
 _IGNORED = -100
+
+
+def targets_all_alike(case: Case) -> Iterator[Found]:
+    """Targets that are the same for all samples looked at: there is nothing to learn from them."""
+    trial = case.trial
+    one = trial.passes[0] if trial is not None and trial.passes else None
+    if one is not None and one.y is not None and not isinstance(one.out, Tensor):
+        return  # a loss of pairs or triples may have a target that says nothing
+    for seen in [*case.train, *case.val]:
+        targets, count, whole = _looked_at(seen)
+        training = any(seen is one for one in case.train)
+        if count < (8 if whole else 16) or (not training and not (whole and count >= 32)):
+            continue
+        if training and trial is not None and one is not None and not _matter(trial, one):
+            return
+        row = targets[0].reshape(-1)
+        value = f"{row[0].item():g}" if bool((row == row[:1]).all()) else "one and the same"
+        message = f"The targets of {seen.name} are {value} in all {count} samples looked at"
+        message += ", which is all there are." if whole else "."
+        fix = "Look at how targets are read, mapped and split: a wrong column, a filter, a split of sorted data."
+        yield "error" if whole else "warning", message, fix, {"samples": count, "value": row[:8].tolist()}
+
+
+def _looked_at(seen: Seen) -> tuple[list[Tensor], int, bool]:
+    """The targets of a loader where they are all alike, how many, and whether these are all; else a count of 0."""
+    found = [y for batch in seen.batches if (y := _target_of(batch)) is not None]
+    if not found or not _one_row(found):
+        return [], 0, False
+    if seen.targets is not None and seen.targets.ndim:
+        return found, len(seen.targets) if _one_row([seen.targets]) else 0, True
+    found += [y for batch in seen.more(40) if (y := _target_of(batch)) is not None]
+    return found, sum(map(len, found)) if _one_row(found) else 0, False
+
+
+def _target_of(batch: Any) -> Tensor | None:
+    """The target in a batch, which has samples."""
+    y = batch[-1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
+    if isinstance(batch, Mapping):
+        y = next((batch[name] for name in TARGETS if name in batch), None)
+    return y if isinstance(y, Tensor) and y.ndim and y.numel() else None
+
+
+def _one_row(targets: list[Tensor]) -> bool:
+    first = targets[0][:1]
+    return all(t.shape[1:] == first.shape[1:] and bool((t == first).all()) for t in targets)
+
+
+def _matter(trial: Trial, one: Pass) -> bool:
+    """Whether the loss asks for the targets at all; those of an autoencoder are often there for nothing."""
+    if trial.loss is None or not isinstance(one.y, Tensor) or one.loss is None:
+        return True
+    highest = int(one.y.max()) if not one.y.is_floating_point() else 0
+    for other in (one.y + 1, one.y - 1, torch.zeros_like(one.y)) if highest else (one.y + 1, one.y + 0.5):
+        try:
+            with torch.no_grad():  # outputs of zero, as those of a last layer of zeros, are as far from each target
+                out = drawn_like(one.out.detach(), torch.Generator().manual_seed(0), 1.0)
+                values = [trial.loss_of(out, y) for y in (one.y, other.to(one.y.dtype))]
+        except Exception:
+            return True
+        if not torch.equal(*values):
+            return True
+    return False
 
 
 def labels_out_of_range(case: Case) -> Iterator[Found]:

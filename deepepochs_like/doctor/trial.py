@@ -120,9 +120,13 @@ class Trial:
     def call(self, x: Any) -> Any:
         """Call the model's copy as the default step does."""
         with torch.enable_grad():
-            if type(x) is TensorTuple:
-                return self.model(*x)
-            return self.model(**x) if type(x) is TensorDict else self.model(x)
+            return self.evaluate(x)
+
+    def evaluate(self, x: Any) -> Any:
+        """The same, whether with gradients or without."""
+        if type(x) is TensorTuple:
+            return self.model(*x)
+        return self.model(**x) if type(x) is TensorDict else self.model(x)
 
     def loss_of(self, out: Any, y: Any) -> Any:
         """The loss as the step computes it."""
@@ -183,6 +187,8 @@ class Trial:
         for parameter in frozen:  # else what comes out of a frozen layer looks like data
             parameter.requires_grad_(True)
         for name, part in self.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):  # takes no hooks
+                continue
             inner = any(p is not part and p._parameters for p in part.modules())
             if (part._parameters and not inner) or isinstance(part, (*NORMS, nn.MultiheadAttention)):
                 handles.append(part.register_forward_hook(hook(name), with_kwargs=True))

@@ -607,6 +607,8 @@ def test_every_check_has_a_fault_that_it_finds() -> None:
         *("optimizer_holds_strangers", "shared_between_optimizers", "weight_decay_on_norms", "scheduler_length"),
         *("scheduler_of_another", "monitor_mode", "monitored_figure"),
         *("step_fails", "constant_inputs", "unscaled_targets", "loader_fails", "not_finite_gradient"),
+        *("targets_all_alike", "active_in_evaluation", "zero_initialized", "clipping_too_tight"),
+        *("average_outlasts_run", "warmup_outlasts_run", "accumulation_beyond_epoch"),
     }
     assert {name for name, _, _ in FAULTS} | elsewhere == set(CHECKS)
     assert not {name for name, _, _ in FAULTS} & elsewhere
