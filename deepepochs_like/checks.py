@@ -189,7 +189,7 @@ def check_loss(loss: Any, model_out: Any, batch_y: Any, training: bool, trainer:
             "the loss carries no gradient: no parameter that requires one was used, or the output was detached on the "
             "way (.item(), .detach(), torch.no_grad(), argmax)"
         )
-    warn_broadcast(model_out, batch_y, trainer.said, trainer.loss.function)
+    warn_broadcast(model_out, batch_y, trainer.said, trainer.loss.function, loss)
 
 
 def warn_collision(name: str, stage: str) -> None:

@@ -25,6 +25,8 @@ def can_overlap(tensor: Any, device: torch.device) -> bool:
         and type(tensor) is torch.Tensor
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
+        and not tensor.is_nested
+        and tensor.is_contiguous()  # torch would pin all that lies between its elements, and fails at expanded ones
         and not tensor.requires_grad
         and tensor.nbytes > AT_ONCE
         and not torch.cuda.is_current_stream_capturing()

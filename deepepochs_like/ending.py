@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import StopLoopException
+from .execution.window import drop_gradients
 from .hooks import fire
 from .lazy import LazyFigures
-from .plan import drop_gradients
 from .run import RunFolder
 from .scope import ask, fire_each
 from .state import advance, leave

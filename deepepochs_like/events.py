@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from types import MethodType
 from typing import Any, TypeVar
 
 from .errors import ArgumentTypeError, HookError, did_you_mean
+
+#: How the names of this library's modules begin: their hooks are right, and every run would look at them again.
+_OURS = __name__.partition(".")[0] + "."
 
 EVENTS: dict[str, tuple[str, ...]] = {
     "before_fit": ("trainer", "epochs"),
@@ -93,6 +94,18 @@ def by_priority(callbacks: Sequence[Any], event: str) -> list[Any]:
     return ordered
 
 
+def detach_removed(trainer: Any) -> None:
+    """Detach the callbacks that have been taken out of ``trainer.callbacks``; not within a run, which they go on with.
+
+    It comes before anything is planned, tried out or run without them.
+    """
+    if not trainer.running:
+        for callback in list(trainer.attached):
+            if all(callback is not other for other in trainer.callbacks):
+                trainer.attached = [other for other in trainer.attached if other is not callback]
+                callback.detach(trainer)
+
+
 def check_callback(callback: Any) -> None:
     """Check a callback when it is attached.
 
@@ -125,21 +138,12 @@ def check_callback(callback: Any) -> None:
         _check_signature(callback, name, EVENTS[events[name]])
 
 
-def _parameters(function: Any) -> tuple[inspect.Parameter, ...]:
-    return tuple(inspect.signature(function).parameters.values())
-
-
-@lru_cache(maxsize=1024)  # every run checks its callbacks, and this was two thirds of what that takes
-def _parameters_of_method(function: Any) -> tuple[inspect.Parameter, ...]:
-    return _parameters(MethodType(function, object()))
-
-
 def _check_signature(callback: Any, name: str, arguments: tuple[str, ...]) -> None:
     method = getattr(callback, name)
-    if _unheard(method):
+    if _unheard(method) or getattr(method, "__module__", "").startswith(_OURS):
         return
     try:
-        parameters = _parameters_of_method(method.__func__) if type(method) is MethodType else _parameters(method)
+        parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):  # a builtin: nothing to check it by
         return
     where, called = f"{type(callback).__name__}.{name}", f"{name}({', '.join(arguments)})"

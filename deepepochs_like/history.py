@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -193,7 +194,7 @@ class History(dict[str, dict[str, list[Any]]]):
         return [rows[epoch] for epoch in sorted(rows)]
 
     def table(self, digits: int = 4) -> str:
-        """All scalar figures as text, one line per epoch."""
+        """All scalar figures as text, one line per epoch, the numbers as the console writes them."""
         rows = self.rows()
         names = [
             n
@@ -205,7 +206,7 @@ class History(dict[str, dict[str, list[Any]]]):
             lines.append(
                 [
                     str(row["epoch"]),
-                    *(f"{row[n]:.{digits}f}" if n in row and np.ndim(row[n]) == 0 else "-" for n in names),
+                    *(_written(row[n], digits) if n in row and np.ndim(row[n]) == 0 else "-" for n in names),
                 ]
             )
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -240,8 +241,8 @@ class History(dict[str, dict[str, list[Any]]]):
 def rates_by_name(optimizers: Any) -> dict[str, float]:
     """The learning rates of ``trainer.opt``: ``{'lr': ...}``, or ``{'lr/<optimizer>.<group>': ...}``.
 
-    The optimizer's name is in it where there are several of them; the group's name, or number, where it is one of
-    several.
+    The optimizer's name is in it where there are several of them; where a group is one of several, its name, or its
+    number if it has none of its own.
 
     Example:
         >>> from deepepochs_like import Trainer
@@ -251,11 +252,27 @@ def rates_by_name(optimizers: Any) -> dict[str, float]:
     rates: dict[str, float] = {}
     for name, optimizer in optimizers.items():
         groups = optimizer.param_groups
-        for index, group in enumerate(groups):
+        for group_name, group in zip(_names(groups), groups, strict=True):
             parts = [name] if len(optimizers) > 1 else []
-            parts += [str(group.get("name", index))] if len(groups) > 1 else []
+            parts += [group_name] if len(groups) > 1 else []
             rates["/".join([RATE, ".".join(parts)]) if parts else RATE] = float(group["lr"])
     return rates
+
+
+def _names(groups: Sequence[Any]) -> list[str]:
+    if len(groups) == 1:
+        return [""]
+    from .pictures.rates import group_names
+
+    return group_names(groups)
+
+
+def _written(figure: Any, digits: int) -> str:
+    """As the console writes a figure (`Words.number`): ``3.00e-05`` where the decimals would hide or swamp it."""
+    value = float(figure)
+    if value and math.isfinite(value) and not 10.0 ** (1 - digits) <= abs(value) < 1e6:
+        return f"{value:.{max(digits - 2, 2)}e}"
+    return f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> Any:

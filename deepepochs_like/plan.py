@@ -12,6 +12,7 @@ from torch import nn
 from .binding import bind_tasks, resolve_step
 from .checks import check_count
 from .errors import ArgumentError, ArgumentTypeError
+from .events import detach_removed
 from .fits import begin, passed_over, take_up
 from .history import History
 from .progress import Progress
@@ -132,6 +133,7 @@ def plan_fit(
     Raises:
         ArgumentError: there is nothing to train on, or two arguments contradict each other.
     """
+    detach_removed(trainer)
     check_count("val_freq", val_freq)
     if train_part.loader is None and not listify(train_part.tasks):
         raise ArgumentError("fit has nothing to train on: pass train_dl, or train_tasks")
@@ -243,14 +245,3 @@ def trained_modules(trainer: Any) -> list[nn.Module]:
 def trainable(trainer: Any) -> list[nn.Parameter]:
     """The parameters that the default optimizer holds."""
     return [p for module in trained_modules(trainer) for p in module.parameters() if p.requires_grad]
-
-
-def drop_gradients(trainer: Any) -> None:
-    """Forget the gradients of a batch that came to nothing, and an accumulation window they are mixed into."""
-    window = trainer.execution.window
-    if window is not None:
-        if window.batches:
-            message = f"an open accumulation window is dropped, with the gradients of {window.batches} batches in it"
-            warn(message)
-        window.reset()
-    trainer.opt.zero_grad()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from .callbacks.base import Callback
 from .data.workers import in_likeness, is_plain, order_of, shut_down
 from .errors import ArgumentError, ArgumentTypeError
+from .events import detach_removed
 from .history import History
 from .progress import Progress
 from .rng import rng_state, set_rng_state
@@ -82,6 +83,7 @@ def untouched(trainer: Any, *loaders: Any, callbacks: Collection[Any] | None = N
         (True, 0)
     """
     _check(trainer, loaders)
+    detach_removed(trainer)
     part = taking_part(trainer) if callbacks is None else list(callbacks)
     snapshot = Snapshot(
         [*(c for c in trainer.callbacks if not _among(c, part)), *(getattr(trainer, n) for n in _ASIDE)]

@@ -22,7 +22,10 @@ class Reporting:
 
     callbacks: list[Any]
     current_task: Any
+    pending: Any
     progress: Any
+    resumed: bool
+    running: str
     said: set[str]
 
     def add_figure(self, name: str, value: Any, weight: Weight = 1) -> None:
@@ -40,7 +43,8 @@ class Reporting:
             weight: how much a number weighs in the mean: the batch's samples, where it is a mean over them.
 
         Raises:
-            ArgumentError: no task is running; the name is ``'loss'``; or it is a tensor with dimensions.
+            ArgumentError: no task is running; the name is ``'loss'``, or that of a metric; or it is a tensor with
+                dimensions.
             ArgumentTypeError: it is neither a number nor a picture.
 
         Example:
@@ -70,6 +74,8 @@ class Reporting:
             )
         if self.current_task is None or self.current_task.figures.released:
             raise ArgumentError(f"add_figure({name!r}): figures are an epoch's, and none is running; use trainer.log")
+        if any(slot.name == name for slot in self.current_task.figures.slots):
+            raise ArgumentError(f"add_figure({name!r}): a metric of this {self.current_task.stage} task has this name")
         value = value.detach() if isinstance(value, torch.Tensor) else value
         self.current_task.figures.add(name, ValuePatch(weight).load(value))
 
@@ -79,13 +85,15 @@ class Reporting:
             self.said.add("pictures")
             message = f"trainer.add_figure({name!r}): no callback keeps pictures, so they are dropped"
             warn(f"{message}; add TensorBoard(), or write it yourself: figure.savefig(path)")
-        for logger in takers:
+        for logger in () if self._goes_on() else takers:
             logger.log_picture(self, str(name), picture, self.progress.step)
 
     def log(self, figures: Mapping[str, Any], step: int | None = None) -> None:
         """Hand figures of one moment to every logger among the callbacks, from anywhere, also behind a fit.
 
         They are not in the history: for that see `add_figure`. Without a logger nothing keeps them, which is said once.
+        An epoch that a resumed run goes on with has what was logged in its ``on_before_epoch`` from when it began: that
+        is not written again.
 
         Args:
             figures: numbers by name, ``{'train/noise': 0.1}``; one with up to 100 elements is written by element.
@@ -119,8 +127,12 @@ class Reporting:
             self.said.add("log")
             message = "trainer.log: no callback keeps figures, so they are dropped; add JSONLLogger() or TensorBoard()"
             warn(message)
-        for logger in loggers if figures else ():
+        for logger in loggers if figures and not self._goes_on() else ():
             logger.log_figures(self, figures, self.progress.step if step is None else int(step))
+
+    def _goes_on(self) -> bool:
+        """Whether it is the ``on_before_epoch`` of an epoch that is gone on with, which has been there before."""
+        return self.running == "fit" and self.progress.opened is not None and not self.progress.stage
 
     @property
     def writer(self) -> Any:
@@ -128,7 +140,8 @@ class Reporting:
 
         It takes what is no number: ``add_image``, ``add_text``, ``add_histogram``, ``add_figure``, ``add_pr_curve`` and
         all else that torch's has. Pass ``trainer.progress.step`` as the step, and a resumed run cuts off what it writes
-        again. It is the main process's alone: elsewhere there is none.
+        again; but for what ``on_before_epoch`` writes, which comes again in an epoch that is gone on with. It is the
+        main process's alone: elsewhere there is none.
 
         Raises:
             ArgumentError: there is no such callback; or it is not writing, as before a fit and behind it.
@@ -147,10 +160,14 @@ class Reporting:
             ...                       folder=folder)
             ...     history = trainer.fit(data)
         """
+        boards = [callback for callback in self.callbacks if hasattr(callback, "run_tensorboard")]
+        restored = self.resumed if self.pending is None else "restored" in self.pending
+        for callback in boards if self.running == "fit" and restored else ():
+            callback.ready(self)  # whichever comes first in on_before_epoch
         for callback in self.callbacks:
             if hasattr(writer := getattr(callback, "writer", None), "add_scalar"):
                 return writer
-        if not any(hasattr(callback, "run_tensorboard") for callback in self.callbacks):
+        if not boards:
             raise ArgumentError("trainer.writer: it is TensorBoard's; add TensorBoard() to the trainer's callbacks")
         raise ArgumentError(
             "trainer.writer: TensorBoard() has one from a fit's first on_before_epoch to its end, in the main process; "

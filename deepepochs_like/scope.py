@@ -14,9 +14,10 @@ import torch
 from .callbacks.stop_file import StopFile
 from .data.workers import WatchfulIterator
 from .errors import HookError, NonFiniteLossError, StateError, StopLoopException, add_note, chain
-from .events import EVENTS, check_callback, method_of
+from .events import EVENTS, check_callback, detach_removed, method_of
+from .execution.window import drop_gradients
 from .hooks import Hooks, Listeners, fire
-from .plan import drop_gradients, trained_modules
+from .plan import trained_modules
 from .resume import advice, close_run
 from .signals import SIGNALS, Interruptions
 from .task import EpochTask
@@ -49,10 +50,8 @@ class RunScope:
         trainer = self.trainer
         for callback in trainer.callbacks:
             check_callback(callback)
-        if not trainer.running:  # within a run those that it began with are still heard
-            for callback in trainer.attached:
-                if all(callback is not other for other in trainer.callbacks):
-                    callback.detach(trainer)
+        detach_removed(trainer)
+        if not trainer.running:
             trainer.attached = list(trainer.callbacks)
         for callback in trainer.callbacks:
             callback.attach(trainer)

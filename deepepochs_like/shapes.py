@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from .rng import rng_state, set_rng_state
 from .utils.warn import warn
 
 #: Losses that only subtract or compare, number by number: shapes that differ are never meant.
@@ -22,23 +18,30 @@ _BY_NUMBER = (
 )
 
 
-def warn_broadcast(model_out: Any, batch_y: Any, said: set[str], function: Any) -> None:
+#: How the names of operations begin, in the graph of a loss, that make of (N, 1) and (1, N) what is meant to be (N, N).
+_PRODUCTS = ("Mm", "Bmm", "Addmm", "Baddbmm", "Cdist", "Linear")
+
+
+def warn_broadcast(
+    model_out: Any, batch_y: Any, said: set[str], function: Any, loss: torch.Tensor | None = None
+) -> None:
     """Warn once of predictions and targets that a loss or metric broadcasts against each other by mistake.
 
     It is one where a sample's prediction meets other samples' targets, as (N, 1) meets (N,); of torch's losses that go
-    number by number also any other, such as (N, 1) with (N, 3). A function of somebody's own, which may well know what
-    to do with its shapes, is tried on the batch to see whether the two really meet as they are.
+    number by number also any other, such as (N, 1) with (N, 3). Where a loss of somebody's own, which may well know
+    what to do with its shapes, has a graph, that tells whether the two really meet as they are.
 
     Args:
         model_out: the predictions; of anything but a tensor nothing is known.
         batch_y: the targets, likewise.
-        said: warnings given already; this one's is added to them.
+        said: warnings given already; this one's is added to them, or that this function's shapes are as they are meant.
         function: what takes both; None for nothing.
+        loss: what a loss function has made of them.
     """
     if not isinstance(model_out, torch.Tensor) or not isinstance(batch_y, torch.Tensor):
         return
     preds, targets, floating = model_out.shape, batch_y.shape, batch_y.is_floating_point()
-    if preds == targets or not preds or not targets or "broadcast" in said:
+    if preds == targets or not targets or "broadcast" in said:
         return
     if not floating and _are_scores(preds, targets):
         return
@@ -48,9 +51,13 @@ def warn_broadcast(model_out: Any, batch_y: Any, said: set[str], function: Any) 
         return
     if together.numel() == preds.numel() == targets.numel():  # there is nothing that could be mixed up
         return
-    aligned = len(preds) == len(targets)  # sample by sample, whatever there is of each
-    if not _goes_by_number(function) and (aligned or not _meet(function, model_out, batch_y, together)):
-        return
+    if not _goes_by_number(function):
+        meant = f"the shapes of {id(function)}"
+        if len(preds) == len(targets) or meant in said:  # sample by sample, whatever there is of each
+            return
+        if together != preds and loss is not None and loss.grad_fn is not None and not _meet(model_out, loss, together):
+            said.add(meant)
+            return
     said.add("broadcast")
     warn(
         f"predictions {tuple(preds)} and targets {tuple(targets)} differ in shape and broadcast to "
@@ -65,43 +72,27 @@ def _goes_by_number(function: Any) -> bool:
     return any(function is one or type(function) is one for one in _BY_NUMBER)
 
 
-def _meet(function: Any, model_out: torch.Tensor, batch_y: torch.Tensor, together: torch.Size) -> bool:
-    """Whether a function broadcasts predictions and targets as they are; it is called once more to find out."""
-    if not inspect.isroutine(function):
-        try:
-            function = copy.deepcopy(function)  # what an object counts is counted once
-        except Exception:
-            return False
-    watch, generators = _Watch(model_out.shape, batch_y.shape, together), rng_state()
-    try:
-        with torch.no_grad(), watch:
-            function(model_out.detach(), batch_y.detach())
-    except Exception:  # its error comes up where it is really called; what was seen before it was seen
-        pass
-    finally:
-        set_rng_state(generators)
-    return watch.met
+def _meet(model_out: torch.Tensor, loss: torch.Tensor, together: torch.Size) -> bool:
+    """Whether predictions were made as large as `together` on the way to a loss, beside what has no gradient."""
+    end, seen = model_out.grad_fn, set[Any]()
+    nodes: list[Any] = [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node is end or node in seen:
+            continue
+        seen.add(node)
+        before = [one for one, _ in node.next_functions]
+        if _makes(node, together) and any(one is not None and _makes(one, model_out.shape) for one in before):
+            name = node.name()
+            if name.startswith("Expand") or (None in before and not name.startswith(_PRODUCTS)):
+                return True
+        nodes += before
+    return False
 
 
-class _Watch(TorchDispatchMode):
-    """Look at every operation, for one that broadcasts two shapes against each other."""
-
-    def __init__(self, preds: torch.Size, targets: torch.Size, together: torch.Size) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.preds, self.targets, self.together = preds, targets, together
-        self.met = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do what is to be done, and compare the shapes that went in with the one that came out."""
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.shape == self.together:
-            given = [one.shape for one in args if isinstance(one, torch.Tensor)]
-            both = self.preds in given and self.targets in given
-            self.met = self.met or both or (func is torch.ops.aten.expand.default and self._widened(given))
-        return result
-
-    def _widened(self, given: list[torch.Size]) -> bool:
-        return given[0] != self.together and given[0] in (self.preds, self.targets)
+def _makes(node: Any, shape: torch.Size) -> bool:
+    """Whether an operation's result has a shape."""
+    return any(tuple(one.shape) == tuple(shape) for one in node._input_metadata)
 
 
 def _are_scores(preds: torch.Size, targets: torch.Size) -> bool:

@@ -88,12 +88,16 @@ class EpochTask(BoundTask, Steps):
         self.step_limit = math.inf
         self.batch_weight: Weight = 1
 
-    def run(self, limit: float, restart: bool) -> None:
+    def run(self, limit: float, restart: bool) -> bool:
         """Run batches until the loader ends, the trainer stops, or it has made `limit` updates of the weights.
 
         Args:
             limit: the number of updates, counted from the trainer's first, at which to return.
             restart: begin another pass where the loader ends before that.
+
+        Returns:
+            Whether it was cut off by a stop. One that comes, by a signal, when the last batch is over does not: what
+            is over is entered as such, or a resumed run would do it again.
         """
         trainer, hooks, figures, source = self.trainer, self.stage_hooks, self.figures, self.batch_source
         progress, window, step, split = trainer.progress, trainer.execution.window, self.run_step, self.splitter
@@ -129,8 +133,8 @@ class EpochTask(BoundTask, Steps):
                     progress.step, progress.updated = progress.step + progress.updated, False
                 self.first_batch = False
                 if trainer.stopping or progress.step >= limit:
-                    return
+                    return bool(trainer.stopping)
             source.finish()
             trainer.close_window()
-            if not restart:
-                return
+            limit = limit if restart else 0  # nothing is below it, so that this was the last pass
+        return False

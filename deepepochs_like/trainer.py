@@ -221,8 +221,7 @@ class Trainer(Ending, Evaluation, Memory, Reporting, Steps):
             for task in tasks[progress.task :]:
                 self.enter_task(task, stage, opened)
                 fire(hooks.before_epoch, trainer=self, task=task)
-                task.run(limit, restart)
-                if self.stopping:
+                if task.run(limit, restart):
                     return {}
                 self.stage_results.append(task.figures.read())
                 task.figures.release()

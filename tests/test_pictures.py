@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import pickle
 import subprocess
 import sys
@@ -19,8 +20,9 @@ import pytest
 import torch
 
 from deepepochs_like import History, Optimizer, contact_sheet, learning_rates, plot_confusion, plot_learning_rates
+from deepepochs_like.display.words import Words
 from deepepochs_like.errors import ArgumentError, ArgumentTypeError, EngineWarning
-from deepepochs_like.history import Result
+from deepepochs_like.history import Result, rates_by_name
 from deepepochs_like.optimizer import Optimizers
 from deepepochs_like.pictures import Chart, curves_of, history_html, sample_parts
 from deepepochs_like.utils.svg import as_image, line_svg, png_address, png_bytes
@@ -278,6 +280,33 @@ def test_rates_of_several_groups_and_optimizers_are_named() -> None:
     groups = [{"params": [torch.zeros(1)], "lr": 0.1}, {"params": [torch.zeros(1)], "lr": 0.2, "name": "head"}]
     several = Optimizers({"g": torch.optim.SGD(groups, lr=1), "d": torch.optim.SGD([torch.zeros(1)], lr=0.5)})
     assert learning_rates(several, 2) == {"g lr 0": [0.1, 0.1], "g lr head": [0.2, 0.2], "d lr": [0.5, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["w", "w"], ["0", "1"]),
+        ([None, None], ["0", "1"]),
+        (["w", "head", "w"], ["0", "head", "2"]),
+        (["1", None], ["0", "1"]),
+        ([3, "3"], ["0", "1"]),
+    ],
+)
+def test_no_group_is_lost_for_the_lack_of_a_name_of_its_own(names: list[Any], shown: list[str]) -> None:
+    groups = [{"params": [torch.zeros(1)], "lr": i + 1.0, "name": name} for i, name in enumerate(names)]
+    optimizers = Optimizers(torch.optim.SGD(groups, lr=1))
+    assert learning_rates(optimizers, 1) == {f"lr {name}": [i + 1.0] for i, name in enumerate(shown)}
+    assert rates_by_name(optimizers) == {f"lr/{name}": i + 1.0 for i, name in enumerate(shown)}
+
+
+@pytest.mark.parametrize("digits", [2, 4, 6])
+def test_a_history_is_printed_in_the_numbers_of_the_console(digits: int) -> None:
+    figures = [0.0, 0.25, 1e-6, -3e-5, 0.001, 999_999.0, 1e6, 8e28, math.nan, math.inf, True]
+    printed = History()
+    for epoch, figure in enumerate(figures):
+        printed.record("train", epoch, {"loss": np.float64(figure)})
+    words = [line.split()[1] for line in printed.table(digits).splitlines()[1:]]
+    assert words == [Words(digits).number(float(figure)) for figure in figures]
 
 
 def test_rates_that_nobody_knows_are_refused() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError, ArgumentTypeError
-from ..execution.window import close_window, open_window
+from ..execution.window import close_window, drop_gradients, open_window
 from .base import Callback
 
 
@@ -78,6 +78,7 @@ class GradientAccumulation(Callback):
         if owner is not self:  # it was refused
             return
         del execution.accumulated_by
+        drop_gradients(trainer)  # a sum over a window that nobody would divide any more
         trainer.accumulate = before
         if before == 1:
             close_window(execution)

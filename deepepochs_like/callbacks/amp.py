@@ -9,6 +9,7 @@ import torch
 
 from ..errors import ArgumentError, ArgumentTypeError, did_you_mean
 from ..execution.precision import MixedPrecision, widen
+from ..execution.window import drop_gradients
 from ..state import keyed
 from ..types import StateDict
 from .base import Callback
@@ -77,7 +78,7 @@ class AMP(Callback):
         """Install the precision on the execution, once: a state of the scaler may be loaded before a fit begins."""
         installed = getattr(trainer.execution, "precision_of", (None, None))
         if installed[0] is self:  # before another trainer's, maybe
-            self._mixed = installed[1]
+            self._use(installed[1])
             return
         if self.precision == "fp16" and trainer.compiled_step is not None:
             raise ArgumentError(
@@ -93,14 +94,35 @@ class AMP(Callback):
         if device == "cuda" and self.precision == "bf16" and not torch.cuda.is_bf16_supported():
             raise ArgumentError("AMP('bf16'): this GPU has no bfloat16; use AMP('fp16')")
         scaler = torch.amp.GradScaler(device, **self._options) if self.precision == "fp16" else None
-        self._mixed = MixedPrecision(trainer.execution, PRECISIONS[self.precision], scaler)
-        trainer.execution.around = partial(self._begin, trainer, self._mixed)
-        trainer.execution.precision_of = (self, self._mixed)
+        mixed = MixedPrecision(trainer.execution, PRECISIONS[self.precision], scaler)
+        trainer.execution.around = partial(self._begin, trainer, mixed)
+        trainer.execution.precision_of = (self, mixed)
+        self._use(mixed, self._left(trainer.execution))
+
+    def _left(self, execution: Any) -> MixedPrecision | None:
+        """What was installed on an execution before this was taken out of its trainer's callbacks, no longer kept."""
+        left = vars(execution).get("precisions_left", [])
+        before: MixedPrecision | None = next((mixed for amp, mixed in left if amp is self), None)
+        left[:] = [(amp, mixed) for amp, mixed in left if amp is not self]
+        return before
+
+    def _use(self, mixed: MixedPrecision, before: MixedPrecision | None = None) -> None:
+        """Go on with a precision that is installed, from where another was."""
+        if before is not None and before.scaler is not None and mixed.scaler is not None:
+            mixed.scaler.load_state_dict(before.scaler.state_dict())
+            mixed.skipped = before.skipped
+        if self._mixed is not (before or mixed):  # of another trainer, of which other things were told
+            self._told = mixed.skipped
+        self._mixed = mixed
 
     def detach(self, trainer: Any) -> None:
+        """Take the precision off; its scaler is kept, for a run that this is put back for."""
         installed: Any = getattr(trainer.execution, "precision_of", (None, None))
         if installed[0] is self:
             installed[1].remove()
+            vars(trainer.execution).setdefault("precisions_left", []).append(installed)
+            if installed[1].scaler is not None:
+                drop_gradients(trainer)  # they are scaled
 
     def _begin(self, trainer: Any, mixed: MixedPrecision, step: Any) -> Any:
         """A task begins: the modules that it calls return float32, and its step runs in the precision."""

@@ -225,7 +225,7 @@ class AnalyzeCallback(Analyze):
         'outputs'
     """
 
-    keeps_files = True
+    keeps_files = needs_board = True
 
     def __init__(
         self,
@@ -251,13 +251,28 @@ class AnalyzeCallback(Analyze):
         super().attach(trainer)
         need_board(trainer)
 
+    def detach(self, trainer: Any) -> None:
+        """Take the `TensorBoard` out again that was added for it."""
+        drop_board(trainer)
+
 
 def need_board(trainer: Any) -> None:
     """Give a trainer a `TensorBoard` callback, where it has none."""
     from .tensorboard import TensorBoard
 
     if not any(isinstance(callback, TensorBoard) for callback in trainer.callbacks):
-        trainer.callbacks.append(TensorBoard())
+        # One that was taken out before knows what it has written, which another would take for another run's.
+        board: Any = vars(trainer.execution).get("added_board") or TensorBoard()
+        trainer.execution.added_board = board
+        trainer.callbacks.append(board)
+        trainer.attached.append(board)  # so that it is detached like those that were there before
+
+
+def drop_board(trainer: Any) -> None:
+    """Take out the `TensorBoard` callback that `need_board` has added, once no other callback needs it."""
+    board = vars(trainer.execution).get("added_board")
+    if not any(getattr(callback, "needs_board", False) for callback in trainer.callbacks):
+        trainer.callbacks[:] = [callback for callback in trainer.callbacks if callback is not board]
 
 
 def writer_of(trainer: Any) -> Any:

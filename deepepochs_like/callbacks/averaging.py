@@ -25,6 +25,7 @@ class Averaging(Callback):
         super().__init__(priority)
         self._averages: dict[str, AveragedModel] = {}
         self._trainer: Any = None
+        self._taken_out = False
 
     def averaged(self, module: nn.Module) -> AveragedModel:
         """Make the average of a module, which is its copy so far."""
@@ -55,9 +56,14 @@ class Averaging(Callback):
         if self._trainer is not None and self._trainer is not trainer:
             self._averages = {}  # those of another trainer's models
         self._trainer = trainer
+        if self._taken_out:
+            self._taken_out = False
+            if self._averages:
+                self._begin()
 
     def detach(self, trainer: Any) -> None:
         show(trainer, {})
+        self._taken_out = True
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
         self._begin()

@@ -14,6 +14,7 @@ from ..fits import interrupted
 from ..monitor import Monitor
 from ..state import keyed
 from ..types import StateDict
+from ..utils.warn import warn
 from .asked import forget_pending
 from .base import Callback
 
@@ -135,7 +136,11 @@ class EarlyStopping(Callback):
         """Begin with fresh patience; where a run is gone on with, its count is restored behind this."""
         self.monitor.begin(trainer)
         if self._restored and not _holds(trainer, self._weights):
-            self._begin_anew()  # somebody has given the model other weights since
+            warn(
+                "EarlyStopping: the model has other weights than the last fit put into it, so what was best before is "
+                "forgotten, and looked for anew"
+            )
+            self._begin_anew()
         self.since, self.reached, self._restored = 0, False, False
 
     def on_after_epoch(
@@ -178,19 +183,18 @@ class EarlyStopping(Callback):
 def _holds(trainer: Any, weights: StateDict) -> bool:
     """Whether the models have exactly these weights."""
     for name, handle in trainer.models.items():
-        own, kept = handle.trained_module.state_dict(), weights["models"].get(name, {})
-        if own.keys() != kept.keys() or not all(_same(own[key], kept[key]) for key in own):
+        # Buffers say nothing: a model may count, or keep, what it is called with in an evaluation.
+        own, kept = dict(handle.trained_module.named_parameters()), weights["models"].get(name, {})
+        if not all(_same(parameter, kept[key]) for key, parameter in own.items() if key in kept):
             return False
     return True
 
 
-def _same(own: Any, kept: Any) -> bool:
-    if not (isinstance(own, torch.Tensor) and isinstance(kept, torch.Tensor)):
-        return True  # what a module keeps beside its tensors says nothing of its weights
+def _same(own: torch.Tensor, kept: torch.Tensor) -> bool:
     if own.shape != kept.shape or own.dtype != kept.dtype:
         return False
     here = own.detach().cpu()
-    # NaN, which a buffer may hold on purpose, is the same as itself here.
+    # NaN is the same as itself here.
     return bool(((here == kept) | ((here != here) & (kept != kept))).all())
 
 

@@ -81,7 +81,8 @@ class FineTune(Callback):
     that is resumed goes on exactly.
 
     The optimizer has to hold all parameters that are ever trained, from the beginning: those that are frozen cost it
-    nothing. After the run the model stays as the last epoch had it; `unfreeze` releases it.
+    nothing. After the run the model stays as the last epoch had it; `unfreeze` releases it. Once this is taken out of
+    ``trainer.callbacks``, the next run has the model trained, frozen and held as it was when this came.
 
     Args:
         schedule: epoch (counted from 0, which has to be there) to the name of a part, or a list of names: of a module
@@ -137,6 +138,36 @@ class FineTune(Callback):
                 f"FineTune: the optimizer does not hold {_listed(lost)}, which the schedule is to train; make it of "
                 "all of model.parameters(), before anything is frozen: what is frozen costs it nothing"
             )
+        self._remember(trainer)
+
+    def _remember(self, trainer: Any) -> None:
+        """Keep how everything is before a schedule changes it; on the execution, as there may be other trainers."""
+        tuners, parameters, layers = vars(trainer.execution).setdefault("before_tuning", ([], {}, {}))
+        if all(tuner is not self for tuner in tuners):
+            tuners.append(self)
+        for _, parameter in _parameters(trainer):  # one that came since the last run is added
+            parameters.setdefault(id(parameter), (parameter, parameter.requires_grad))
+        for _, model in _models(trainer):
+            for layer in _with_statistics(model):
+                layers.setdefault(id(layer), (layer, _is_held(layer), layer.training))
+
+    def detach(self, trainer: Any) -> None:
+        """Leave everything as it was when this was attached first: nobody else would release what is frozen."""
+        tuners, parameters, layers = vars(trainer.execution).get("before_tuning", ([], {}, {}))
+        if all(tuner is not self for tuner in tuners):
+            return
+        tuners[:] = [tuner for tuner in tuners if tuner is not self]
+        if not tuners:
+            del trainer.execution.before_tuning
+        for parameter, trained in parameters.values():
+            _train(parameter, trained)
+        evaluated = {id(one) for _, m in _models(trainer) if not m.training for one in m.modules() if one is not m}
+        for layer, held, training in layers.values():
+            if _is_held(layer) and not held:
+                _hold(layer, False)
+                layer.train(training and id(layer) not in evaluated)
+            elif held:
+                _hold(layer, True)
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
         late = next((epoch for epoch in self.schedule if epoch >= epochs), 0)

@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ArgumentTypeError, refuse_unknown
 from ..utils.warn import warn
-from .analyze import need_board
+from .analyze import drop_board, need_board
 from .interpret import Interpret, as_code
 
 #: How many samples are written.
@@ -43,7 +43,7 @@ class InterpreteCallback(Interpret):
         (('train', 'val', 'test'), True)
     """
 
-    keeps_files = True
+    keeps_files = needs_board = True
 
     def __init__(
         self,
@@ -68,6 +68,10 @@ class InterpreteCallback(Interpret):
 
     def attach(self, trainer: Any) -> None:
         need_board(trainer)
+
+    def detach(self, trainer: Any) -> None:
+        """Take the `TensorBoard` out again that was added for it."""
+        drop_board(trainer)
 
     def top_samples(self) -> list[list[Any]]:
         """The samples kept of the stage that ran last, as lists [value, prediction, target, input]."""

@@ -37,13 +37,15 @@ class Logger(Callback):
     - with ``every=n``, after every n updates the last batch's ``'train_batch/loss'`` and the learning rates;
     - after a test ``'test/loss'``; and whatever ``trainer.log({...})`` is called with.
 
-    `step` is the number of updates of the weights. Learning rates are those of the next update; a scheduler that runs
-    by epochs comes after. A figure with up to 100 elements is written by element, ``'val/f1.0'``; larger ones are left
+    `step` is the number of updates of the weights. An update that is made at the end of a pass, with the last batches
+    of ``accumulate=``, has no row of its own. Learning rates are those of the next update; a scheduler that runs by
+    epochs comes after. A figure with up to 100 elements is written by element, ``'val/f1.0'``; larger ones are left
     out, with a warning. Only the main process writes. ``'step'`` and ``'epoch'`` are no names for figures of one's own.
 
     It is opened when the first epoch of a fit begins, behind whatever a resumed run restores, or at a test; and closed
-    when the run is over. What must survive a restart goes into `state_dict`. Set ``keeps_files = True`` if it writes
-    under ``trainer.run_folder.path``. Weights & Biases, for example::
+    when the run is over. A trainer that is to go on with a run from a later update, but stands at update 0 as its fit
+    is still to come, writes nothing. What must survive a restart goes into `state_dict`. Set ``keeps_files = True`` if
+    it writes under ``trainer.run_folder.path``. Weights & Biases, for example::
 
         class WandB(Logger):
             def open(self, trainer):
@@ -94,6 +96,7 @@ class Logger(Callback):
             raise ArgumentError(f"every={every!r}: an int from 1 on is needed, or None")
         self.every = every
         if every is None:  # then no batch is any of its business
+            self.on_before_train_epoch = None  # type: ignore[assignment, method-assign]
             self.on_after_train_batch = None  # type: ignore[assignment, method-assign]
 
     # ---------------------------------------------------------------------------------- what a subclass writes
@@ -112,8 +115,11 @@ class Logger(Callback):
         """
 
     def supersede(self, trainer: Any, figures: dict[str, float], step: int) -> dict[str, float]:
-        """Replace a test's or a log's figures where the step has them already; return those that are to be written."""
-        return figures
+        """Replace a test's or a log's figures where the step has them already; return those that are to be written.
+
+        None of them is where they belong to a run that is to go on from further on, see `is_past`.
+        """
+        return {} if self.is_past(trainer) else figures
 
     def write_picture(self, name: str, picture: Any, step: int) -> None:
         """Write a picture, which has ``savefig(file, format='png')``; called where ``takes_pictures = True``."""
@@ -131,7 +137,7 @@ class Logger(Callback):
         """Open it where that has not been done; tell whether it can be written to."""
         if self.opened:
             return True
-        if not trainer.main_process or trainer.resuming is not None:  # before a state is loaded its place is unknown
+        if not trainer.main_process or _is_to_be_restored(trainer):  # until then its place is unknown
             return False
         if self.keeps_files and trainer.running != "fit" and not self._may_write(trainer):
             return False
@@ -160,9 +166,11 @@ class Logger(Callback):
         self._next = math.inf
 
     def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
-        if (
-            self.ready(trainer) and self.every is not None
-        ):  # from the next update on, also where the last was no batch's
+        self.ready(trainer)
+
+    def on_before_train_epoch(self, trainer: Any, task: Any) -> None:
+        """Begin with the next update: the last one may have been made behind a pass, and be no batch's."""
+        if self.opened and self.every is not None:
             self._next = (trainer.progress.step // self.every + 1) * self.every
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
@@ -340,6 +348,12 @@ def folder_of(logger: Logger, trainer: Any) -> Path:
             "running_id='...' to the trainer"
         )
     return Path(folder.path)
+
+
+def _is_to_be_restored(trainer: Any) -> bool:
+    """Whether a fit goes on from a state, and is still before that."""
+    loaded = trainer.running == "fit" and trainer.pending is not None and "restored" not in trainer.pending
+    return loaded or trainer.resuming is not None
 
 
 def begins_anew(trainer: Any) -> bool:

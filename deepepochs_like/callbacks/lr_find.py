@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import torch
+from torch.optim.lr_scheduler import OneCycleLR
 
 from ..checks import check_count
 from ..errors import ArgumentError, ArgumentTypeError, StepError, refuse_unknown
@@ -24,6 +25,9 @@ _PATIENCE = 1000
 class Sweep(Callback):
     """Raise the learning rate with every update, and note the losses: one run of it is a sweep.
 
+    Of a step with several losses and optimizers it is the loss of the first of those swept that counts: the one that
+    was back-propagated last before its update. A batch without that update is none: the rate stays until it comes.
+
     Args:
         options: what is tried.
         optimizers: whose rates are raised.
@@ -34,18 +38,23 @@ class Sweep(Callback):
     def __init__(self, options: SweepOptions, optimizers: Sequence[Any]) -> None:
         super().__init__(priority=math.inf)  # the last to set the rates
         self.options = options
+        self.watched = optimizers[0] if optimizers else None
         self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self.ratios = _ratios(self.groups)
+        self.ratios = _ratios(optimizers)
         self.lrs: list[float] = []
         self.losses: list[float] = []
         self.stopped = f"up to {options.high:g}"
         self._average, self._first, self._best = Average(options.smoothing), math.nan, math.inf
-        self._rate, self._backward = 0.0, None
+        self._rate, self._step, self._fruitless = 0.0, -1, 0
         self._window: list[Any] = []
-        self._step = -1
+        #: Of the batch in progress: the losses back-propagated, that of the watched update, and the updates so far.
+        self._heard: list[Any] = []
+        self._own: Any = None
+        self._updates: set[bool] = set()
 
     def on_before_train_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
         """Set the next rate, once for all batches of an update."""
+        self._heard, self._own, self._updates = [], None, set()
         if trainer.progress.step == self._step:  # within an accumulation window
             return
         self._look(trainer)
@@ -54,17 +63,37 @@ class Sweep(Callback):
             set_rate(group, self._rate * ratio)
 
     def on_before_backward(self, trainer: Any, loss: Any) -> None:
-        self._backward = loss
+        self._heard.append(loss)
+
+    def on_before_optimize(self, trainer: Any, optimize_index: Any) -> None:
+        """Tell the loss that an update is made by from those of the other optimizers."""
+        watched = optimize_index is None or trainer.opt[optimize_index] is self.watched
+        self._updates.add(watched)
+        if watched and self._heard:
+            self._own = self._heard[-1]
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
         """Note the loss, and refuse steps of which no loss, or no update, ever comes."""
-        loss = trainer.current_task.figures.loss
-        self._window.append(self._backward if loss is None else loss[0])
-        if self._window[-1] is None:
+        loss, others = self._loss_of_batch(trainer)
+        if loss is None and not others:
             raise StepError("the step gives no loss to sweep over: use trainer.loss(...), or trainer.backward(loss)")
-        if len(self._window) >= max(_PATIENCE, 2 * trainer.accumulate):
-            raise StepError(f"after {len(self._window)} batches no weight has been updated: does the step optimize?")
+        if loss is not None:
+            self._window.append(loss)
+        self._fruitless += 1
+        if self._fruitless >= max(_PATIENCE, 2 * trainer.accumulate):
+            names = [repr(name) for name, one in trainer.opt.items() if one is self.watched and len(trainer.opt) > 1]
+            of = f" of optimizer {names[0]}" if names else ""
+            raise StepError(f"after {self._fruitless} batches no weight{of} has been updated: does the step optimize?")
         self._look(trainer)
+
+    def _loss_of_batch(self, trainer: Any) -> tuple[Any, bool]:
+        """The loss that counts, and whether it is none because the batch was for other optimizers."""
+        if len(trainer.opt) > 1 and self._updates:
+            return self._own, True not in self._updates
+        if len(trainer.opt) > 1 and len(self._heard) > 1 and trainer.execution.window is not None:
+            return None, True  # whose each of them is shows only where the window closes
+        loss = trainer.current_task.figures.loss
+        return (self._heard[-1] if self._heard else None) if loss is None else loss[0], False
 
     def on_after_train_epoch(self, trainer: Any, task: Any, metrics: Any) -> None:
         self._look(trainer)  # the end of a pass has closed a window that was not full
@@ -72,10 +101,12 @@ class Sweep(Callback):
     def _look(self, trainer: Any) -> None:
         """Note the loss where an update has been made since the rate was set."""
         if self._window and trainer.progress.step > self._step:
-            window, self._window = self._window, []
+            window, self._window, self._fruitless = self._window, [], 0
             self._take(trainer, float(torch.stack([one.detach().float().mean() for one in window]).mean()))
 
     def _take(self, trainer: Any, loss: float) -> None:
+        if len(self.lrs) == self.options.steps:  # it has been asked to stop
+            return None
         if not math.isfinite(loss):
             self.stopped = f"at {self._rate:.2e} the loss was {loss}"
             return trainer.stop(self.stopped)  # type: ignore[no-any-return]
@@ -87,6 +118,8 @@ class Sweep(Callback):
         elif smoothed > self._limit():
             self.stopped = f"at {self._rate:.2e} the loss had diverged"
             trainer.stop(self.stopped)
+        elif len(self.lrs) == self.options.steps:
+            trainer.stop(self.stopped)
         self._best = min(self._best, smoothed)
 
     def _limit(self) -> float:
@@ -96,11 +129,29 @@ class Sweep(Callback):
         return self._first + (self.options.diverge - 1) * max(self._first - self._best, abs(self._first))
 
 
-def _ratios(groups: Sequence[dict[str, Any]]) -> list[float]:
-    """What the groups' rates, as they were before any schedule, are to that of the first that is trained."""
-    base = [float(group.get("initial_lr", group["lr"])) for group in groups]
-    first = next((rate for rate in base if rate > 0), 0.0)
-    return [rate / first if first else 1.0 for rate in base]
+def _ratios(optimizers: Sequence[Any]) -> list[float]:
+    """What the rates that the groups' schedules start from or rise to are to that of the first that is trained."""
+    peaks = [peak for optimizer in optimizers for peak in _peaks(optimizer)]
+    first = _first(peaks)
+    return [rate / first if first else 1.0 for rate in peaks]
+
+
+def _first(peaks: Sequence[float]) -> float:
+    """That of the first group that is trained; 0 where none is."""
+    return next((rate for rate in peaks if rate > 0), 0.0)
+
+
+def _peaks(optimizer: Any) -> list[float]:
+    """The groups' rates as they were before any schedule, or what a schedule that rises from there rises to."""
+    groups, schedulers = optimizer.param_groups, _schedulers(optimizer.scheduler)
+    rises = [getattr(scheduler, "max_lrs", None) for scheduler in schedulers]  # CyclicLR
+    if any(isinstance(scheduler, OneCycleLR) for scheduler in schedulers):  # of a former one it means nothing
+        rises.append([group.get("max_lr", 0.0) for group in groups])
+    peaks = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    for rise in rises:
+        if isinstance(rise, list) and len(rise) == len(peaks):
+            peaks = [max(peak, float(top)) for peak, top in zip(peaks, rise, strict=True)]
+    return peaks
 
 
 @dataclass(frozen=True)
@@ -175,7 +226,9 @@ def sweep(
         trainer.callbacks.append(found)
         trainer.metrics, trainer.check_finite = [], False
         request = as_request("train", train_dl, metrics=False)
-        train(trainer, request, options.steps, step=step, batch_size=batch_size)
+        # Of several optimizers the others' updates count, too: it stops itself when it has tried all.
+        updates = options.steps * (_PATIENCE if len(trainer.opt) > 1 else 1)
+        train(trainer, request, updates, step=step, batch_size=batch_size)
     return finding_of(found.lrs, found.losses, average, found.stopped)
 
 
@@ -191,9 +244,11 @@ class LRFinder(Finder):
         steps: how many are tried.
         smoothing: what the running average of the losses keeps of itself.
         diverge: the sweep ends where that is so many times the best.
-        opt: index or name of the optimizer whose rates are swept; None for all.
-        apply: take the suggestion: all groups' rates, and those that their scheduler starts from, are multiplied by
-            one number, so that the first has it. Where nothing is suggested they stay as they are.
+        opt: index or name of the optimizer whose rates are swept; None for all. Where a step has several losses, the
+            one looked at is that of the first optimizer swept.
+        apply: take the suggestion: all groups' rates, and those that their schedulers start from, rise to and fall to,
+            are multiplied by one number, so that the first has it; of a schedule that rises from where it starts
+            (OneCycleLR, CyclicLR) at its peak. Where nothing is suggested they stay as they are.
         priority: its place among the callbacks.
 
     Attributes:
@@ -302,20 +357,33 @@ def _given_step(task: Any) -> Any:
 
 
 def take_rate(optimizers: Sequence[Any], rate: float) -> None:
-    """Multiply all rates of optimizers, and those that their schedulers start from, so that the first is `rate`."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    base = [float(group.get("initial_lr", group["lr"])) for group in groups]
-    first = next((one for one in base if one > 0), 0.0)
-    for group in groups:
-        for name in ("initial_lr", "max_lr", "min_lr"):
-            if isinstance(group.get(name), (int, float)):
-                group[name] = group[name] * rate / first if first else rate
-        set_rate(group, float(group["lr"]) * rate / first if first else rate)
+    """Multiply all rates of optimizers, and those of their schedulers, so that the first's is `rate`, or its peak."""
+    first = _first([peak for optimizer in optimizers for peak in _peaks(optimizer)])
+
+    def scaled(value: Any) -> Any:
+        return value * rate / first if first else rate
+
     for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for name in ("initial_lr", "max_lr", "min_lr", "swa_lr"):
+                if isinstance(group.get(name), (int, float, torch.Tensor)):
+                    group[name] = scaled(group[name])
+            set_rate(group, float(scaled(group["lr"])))
         for scheduler in _schedulers(optimizer.scheduler):
-            for name in ("base_lrs", "_last_lr"):
+            for name in ("base_lrs", "max_lrs", "_last_lr"):
                 if isinstance(former := getattr(scheduler, name, None), list):
-                    setattr(scheduler, name, [float(one) * rate / first if first else rate for one in former])
+                    setattr(scheduler, name, [float(scaled(one)) for one in former])
+            if first:
+                _scale_floors(scheduler, scaled)
+
+
+def _scale_floors(scheduler: Any, scaled: Any) -> None:
+    """Scale what CosineAnnealingLR and ReduceLROnPlateau fall to, or a lower rate would be raised to it."""
+    for name in ("eta_min", "default_min_lr"):
+        if isinstance(floor := getattr(scheduler, name, None), (int, float)):
+            setattr(scheduler, name, scaled(floor))
+    if isinstance(floors := getattr(scheduler, "min_lrs", None), list):
+        scheduler.min_lrs = [scaled(one) for one in floors]
 
 
 def _schedulers(scheduler: Any) -> list[Any]:

@@ -16,12 +16,15 @@ from ..types import StateDict
 from ..utils.extras import need
 from ..utils.warn import warn
 from .logger import Logger, folder_of
+from .timer import PHASES
 
 #: What MLflow asks for before it writes plain files: it keeps them, but no longer develops them.
 _ALLOW_FILES = "MLFLOW_ALLOW_FILE_STORE"
 _TAG = "running_id"
 #: What MLflow takes in one call, of a name, and of a parameter.
 _MOST_FIGURES, _LONGEST_NAME, _LONGEST_PARAM = 1000, 250, 6000
+#: How the figures of a `Timer` end, behind a task's prefix: no two attempts take the same time.
+_TIMES = tuple(f"time.{phase}" for phase in PHASES)
 
 
 class MLflowLogger(Logger):
@@ -72,11 +75,13 @@ class MLflowLogger(Logger):
         self.run_id: str | None = None
         self._loaded: str | None = None
         self._folder: Path | None = None  # of the run that the last fit has written
+        self._begun: tuple[Path, str] | None = None  # a run that was begun outside a fit: its folder, and MLflow's id
         self._client: Any = None
         self._found = False  # whether it has figures of an earlier life
         self._there: dict[str, dict[int, float]] = {}  # those, by step, of the figures written since
         self._last: dict[str, tuple[int, float]] = {}
         self._status: str | None = None
+        self._retells = False  # whether a figure may come to a step again, where MLflow shows the later one
         self._told = False
 
     def state_key(self) -> str:
@@ -97,23 +102,31 @@ class MLflowLogger(Logger):
             self._client = tracking.MlflowClient(tracking_uri=address)
         fit = trainer.running == "fit"
         self._status, self._there, self._last, self._found = "FAILED" if fit else None, {}, {}, not fit
+        self._retells = not fit
         if self._folder != folder:
-            self._find(trainer, folder.name)
+            self._find(trainer, folder)
         if fit:
-            self._folder, self._loaded = folder, None
+            self._folder, self._loaded, self._begun = folder, None, None
             self._client.update_run(self.run_id, status="RUNNING")
 
-    def _find(self, trainer: Any, name: str) -> None:
-        """Find MLflow's run of this name where there is one to go on with, else begin one."""
-        client, goes_on = self._client, trainer.resume is not False or trainer.running != "fit"
+    def _find(self, trainer: Any, folder: Path) -> None:
+        """Find MLflow's run of the folder's name where there is one to go on with, else begin one.
+
+        A fit always goes on with the one that this logger has begun for it, for a test or a log before it.
+        """
+        client, name, fit = self._client, folder.name, trainer.running == "fit"
+        begun = self._begun[1] if self._begun and self._begun[0] == folder else None
         there = client.get_experiment_by_name(self.experiment)
         experiment = there.experiment_id if there else client.create_experiment(self.experiment)
         found = client.search_runs([experiment], f"tags.{_TAG} = '{name}'")
-        found = [run for run in found if run.info.run_id == self._loaded] or (found if goes_on else [])
+        own = [run for known in (self._loaded, begun) for run in found if known and run.info.run_id == known]
+        found = own or (found if trainer.resume is not False or not fit else [])
         if not found:
-            self.run_id = client.create_run(experiment, tags={_TAG: name}, run_name=name).info.run_id
+            self.run_id = str(client.create_run(experiment, tags={_TAG: name}, run_name=name).info.run_id)
+            self._begun = None if fit else (folder, self.run_id)
             return
         self.run_id, self._found = found[0].info.run_id, True
+        self._retells = not fit or self.run_id == begun
 
     def write(self, figures: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -126,23 +139,34 @@ class MLflowLogger(Logger):
 
     def _is_new(self, name: str, value: float, step: int) -> bool:
         """Whether a figure is not there already, of an earlier life, or of this one: a batch's that ends an epoch."""
-        if name not in self._there:
-            history = self._client.get_metric_history(self.run_id, name) if self._found else []
-            self._there[name] = {metric.step: metric.value for metric in history}
-        before = self._there[name].get(step)
+        before = self._earlier(name).get(step)
         if before is None:
             last, self._last[name] = self._last.get(name), (step, value)
             return last is None or last[0] != step or not _alike(last[1], value)
         if _alike(before, value):
             return False
-        if self._status is None:  # told again behind the fit: MLflow shows the later one
+        if self._retells:
             return True
         self._warn_once(name, step, before, value)
         return False
 
+    def _earlier(self, name: str) -> dict[int, float]:
+        """A figure's values by step, as they were when it was opened."""
+        if name not in self._there:
+            history = self._client.get_metric_history(self.run_id, name) if self._found else []
+            self._there[name] = {metric.step: metric.value for metric in history}
+        return self._there[name]
+
+    def supersede(self, trainer: Any, figures: dict[str, float], step: int) -> dict[str, float]:
+        if trainer.running == "fit":
+            return figures
+        before = {name: self._earlier(_name(name)).get(step) for name in figures}
+        new = {name: value for name, value in figures.items() if not _alike(value, before[name])}
+        return super().supersede(trainer, new, step) if new else {}
+
     def _warn_once(self, name: str, step: int, before: float, value: float) -> None:
         stage = name.partition("/")[0] in ("train", "val", "train_batch")  # others may tell times or memory
-        if stage and not self._told:
+        if stage and not self._told and not name.endswith(_TIMES):
             self._told = True
             warn(
                 f"MLflowLogger: {name} is {value:.6g} at update {step}; an earlier attempt at this run, which nothing "
@@ -171,8 +195,9 @@ class MLflowLogger(Logger):
 
     def close(self) -> None:
         client, self._client = self._client, None
-        if self._status:
-            client.set_terminated(self.run_id, self._status)
+        begun = self._begun is not None and self._begun[1] == self.run_id  # perhaps for a test alone: no fit comes
+        if status := self._status or ("FINISHED" if begun else None):
+            client.set_terminated(self.run_id, status)
 
 
 def _name(figure: str) -> str:
@@ -181,8 +206,10 @@ def _name(figure: str) -> str:
     return "/".join(part if part.strip(".") else "_" * max(len(part), 1) for part in parts)[:_LONGEST_NAME]
 
 
-def _alike(one: float, other: float) -> bool:
+def _alike(one: float, other: float | None) -> bool:
     """Whether two values are the same, but for the last digits, which another device may have added up otherwise."""
+    if other is None:
+        return False
     return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
 
 

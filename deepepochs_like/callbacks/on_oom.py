@@ -25,7 +25,7 @@ _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_
 #: How many samples the loss is tried on, before it is trusted to be a mean over samples.
 _SAMPLE = 8
 _SMALLER = "take smaller batches, with Trainer(accumulate=n) if they are to count as one; or answer with OnOOM('halve')"
-#: The index that torch's losses ignore where they are not told another one; and those that can weigh classes.
+#: The index that torch's losses of classes ignore where they are told no other; and those that can weigh classes.
 _IGNORED, _BY_CLASS = -100, (nn.functional.cross_entropy, nn.functional.nll_loss)
 #: How many batches may be left out without an update, of data that do not tell how many batches an epoch has.
 _PATIENCE = 1000
@@ -388,12 +388,10 @@ def _why_no_mean(trainer: Any, batch: InFlight) -> str:
     while isinstance(function, partial):
         options, function = {**function.keywords, **options}, function.func
     name = getattr(function, "__name__", type(function).__name__)
-    # Of a function of somebody's own it is not known what it calls, and torch's losses ignore this index.
-    ignored = options.get("ignore_index", getattr(function, "ignore_index", _IGNORED))
-    if not callable(batch.task.batch_size):  # else it may count those that are not ignored
-        targets = (leaf for leaf in _leaves(batch.batch_y) if isinstance(leaf, torch.Tensor) and _has_indices(leaf))
-        if any(bool((leaf == ignored).any()) for leaf in targets):
-            return f"{name} ignores some of its targets (ignore_index={ignored}), so that samples do not weigh alike"
+    # A size that is computed may count those targets that are not ignored.
+    index = None if callable(batch.task.batch_size) else _ignored(batch.batch_y, function, options)
+    if index is not None:
+        return f"{name} ignores some of its targets (ignore_index={index}), so that samples do not weigh alike"
     by_class = function in _BY_CLASS or isinstance(function, (nn.CrossEntropyLoss, nn.NLLLoss))
     if by_class and options.get("weight", getattr(function, "weight", None)) is not None:
         return f"{name} weighs classes, so that samples do not weigh alike"
@@ -416,6 +414,26 @@ def _why_no_mean(trainer: Any, batch: InFlight) -> str:
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-6, equal_nan=True):
         return f"{name} is no mean over samples: of some it is {float(whole):.6g}, of their halves {float(parts):.6g}"
     return ""
+
+
+def _ignored(batch_y: Any, function: Any, options: dict[str, Any]) -> int | None:
+    """The index that a loss ignores, as far as is known, where a batch has targets that are it."""
+    told = "ignore_index" in options or hasattr(function, "ignore_index")
+    index = options["ignore_index"] if "ignore_index" in options else getattr(function, "ignore_index", _IGNORED)
+    if index is None or not (told or _may_ignore(function)):
+        return None
+    targets = (leaf for leaf in _leaves(batch_y) if isinstance(leaf, torch.Tensor) and _has_indices(leaf))
+    # In their own type the index would wrap around: of eight bits -100 is 156, which nobody ignores.
+    found = any(bool((leaf.long() == index).any()) for leaf in targets if told or leaf.dtype == torch.int64)
+    return index if found else None
+
+
+def _may_ignore(function: Any) -> bool:
+    """Whether a loss that has no index of its own may ignore one; of somebody's own it is not known what it calls."""
+    home = getattr(function if hasattr(function, "__name__") else type(function), "__module__", "")
+    if home in ("torch.nn.functional", "torch.nn.modules.loss"):
+        return "ignore_index" in getattr(function, "__annotations__", {})
+    return True
 
 
 def _has_indices(targets: torch.Tensor) -> bool:

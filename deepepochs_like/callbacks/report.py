@@ -47,7 +47,8 @@ class Report(Callback):
     It has the best figures, all curves, learning rates, the figures of every epoch, what was tested afterwards, the
     confusion matrix and the samples of a callback that has them (`Interpret`), the configuration and the environment.
     A resumed run's page covers all of it. It is written when the run ends, however it ends short of a kill, and again
-    after a later test in the same program. Paths are cut down to their last part, and no name of a machine is in it.
+    after a later test in the same program. What was tested is shown until there is more training. Paths are cut down to
+    their last part, and no name of a machine is in it.
 
     Args:
         filename: its name in the run's folder.
@@ -95,9 +96,11 @@ class Report(Callback):
         self.filename, self.title, self.samples, self.every_epochs = filename, title, samples, every_epochs
         self.class_names, self.image_shape = class_names, image_shape
         #: The learning rates by name, one per epoch in `epochs`; what was tested; seconds of all sessions so far.
+        #: `tested_at` is the number of updates behind the test: with more of them it is that of another model.
         self.learning_rates: dict[str, list[float]] = {}
         self.epochs: list[int] = []
         self.tested: dict[str, float] = {}
+        self.tested_at: int | None = None
         self.seconds = 0.0
         self.path: Path | None = None
         self._began: float | None = None
@@ -111,11 +114,13 @@ class Report(Callback):
 
     def state_dict(self) -> StateDict:
         rates = {name: list(values) for name, values in self.learning_rates.items()}
-        return {"rates": rates, "epochs": list(self.epochs), "tested": dict(self.tested), "seconds": self._elapsed()}
+        tested = {"tested": dict(self.tested), "tested_at": self.tested_at}
+        return {"rates": rates, "epochs": list(self.epochs), "seconds": self._elapsed(), **tested}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         self.learning_rates = {name: list(values) for name, values in state_dict["rates"].items()}
         self.epochs, self.tested = list(state_dict["epochs"]), dict(state_dict["tested"])
+        self.tested_at = state_dict.get("tested_at")
         self.seconds = float(state_dict["seconds"])
         self._began = None if self._began is None else time.monotonic()
 
@@ -153,7 +158,7 @@ class Report(Callback):
         self._due = False
 
     def on_after_test_epochs(self, trainer: Any, tasks: Any, metrics: Any) -> None:
-        self.tested = scalars({name: metrics[name] for name in metrics})
+        self.tested, self.tested_at = scalars({name: metrics[name] for name in metrics}), trainer.progress.step
         self._due = True
 
     def on_cleanup(self, trainer: Any) -> None:
@@ -211,8 +216,10 @@ class Report(Callback):
         return page.tiles(entries)
 
     def _test(self, trainer: Any, told: Told) -> str:
+        if not self.tested or self.tested_at != trainer.progress.step:
+            return ""
         words = Words()
-        return page.tiles((words.number(v), name) for name, v in self.tested.items()) if self.tested else ""
+        return page.tiles((words.number(v), name) for name, v in self.tested.items())
 
     def _curves(self, trainer: Any, told: Told) -> str:
         curves = list(told.curves.items())

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import StateError, StepError
 from ..types import StateDict, Weight, wide
+from ..utils.warn import warn
 
 
 def open_window(execution: Any) -> None:
@@ -20,6 +21,17 @@ def open_window(execution: Any) -> None:
 def close_window(execution: Any) -> None:
     """Let an execution accumulate nothing again. It goes on asking whether it does, as something else may want that."""
     execution.window = None
+
+
+def drop_gradients(trainer: Any) -> None:
+    """Forget the gradients of a batch that came to nothing, and an accumulation window they are mixed into."""
+    window = trainer.execution.window
+    if window is not None:
+        if window.batches:
+            message = f"an open accumulation window is dropped, with the gradients of {window.batches} batches in it"
+            warn(message)
+        window.reset()
+    trainer.opt.zero_grad()
 
 
 class Window:

@@ -56,7 +56,21 @@ def rate_names(groups: Sequence[Any]) -> list[str]:
         >>> rate_names([{}]), rate_names([{}, {"name": "head"}])
         (['lr'], ['lr 0', 'lr head'])
     """
-    return ["lr"] if len(groups) == 1 else [f"lr {group.get('name', i)}" for i, group in enumerate(groups)]
+    return ["lr"] if len(groups) == 1 else [f"lr {name}" for name in group_names(groups)]
+
+
+def group_names(groups: Sequence[Any]) -> list[str]:
+    """What an optimizer's groups are called: by name, or by index where a group has no name that is its own.
+
+    Example:
+        >>> group_names([{"name": "head"}, {"name": None}, {}])
+        ['head', '1', '2']
+        >>> group_names([{"name": "w"}, {"name": "head"}, {"name": "w"}])
+        ['0', 'head', '2']
+    """
+    given = [None if group.get("name") is None else str(group["name"]) for group in groups]
+    names = [str(index) if name is None or given.count(name) > 1 else name for index, name in enumerate(given)]
+    return names if len(set(names)) == len(names) else [str(index) for index in range(len(names))]
 
 
 def _foreseen(optimizer: Any, count: int) -> dict[str, list[float]]:

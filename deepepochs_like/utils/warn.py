@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 import warnings
 from types import FrameType
 
@@ -12,10 +11,11 @@ import torch
 
 from ..errors import EngineWarning
 
-#: Whose frames lie between a script and what it has called: this package's, torch's, and Python's own.
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-_PYTHON = os.path.abspath(sysconfig.get_path("stdlib")) + os.sep
+#: Whose frames lie between a script and what it has called: this package's, torch's, and Python's own. Their paths are
+#: taken as they were imported, which may have been by a relative one: that is how frames have them.
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_PYTHON = os.path.dirname(os.__file__) + os.sep
 #: What is installed lies in Python's own folder, too, and may well be the script.
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 

@@ -289,6 +289,50 @@ def test_one_board_serves_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def boards(trainer: Trainer) -> list[Any]:
+    from deepepochs_like.callbacks.tensorboard import TensorBoard
+
+    return [callback for callback in trainer.callbacks if isinstance(callback, TensorBoard)]
+
+
+def test_the_board_that_was_added_goes_with_the_last_that_needs_it(tmp_path: Path) -> None:
+    one, other = AnalyzeCallback("forward", tmp_path), AnalyzeCallback("backward", tmp_path)
+    trainer = build(one, other, running_id="a", folder=tmp_path, epochs=1)
+    board = boards(trainer)[0]
+    trainer.callbacks.remove(one)
+    trainer.fit(data())
+    assert boards(trainer) == [board]
+    trainer.callbacks.remove(other)
+    trainer.fit(data(), epochs=1)
+    assert boards(trainer) == []
+    assert trainer.attached == trainer.callbacks
+    trainer.callbacks.append(one)
+    trainer.fit(data(), epochs=1)
+    assert boards(trainer) == [board]
+    folders = [path.name for path in (tmp_path / "a").iterdir() if path.is_dir()]
+    assert folders == ["tensorboard"], "the curves go on where they were"
+    steps = [event.step for event in events(tmp_path / "a" / "tensorboard").Scalars("loss/train")]
+    assert steps == [5, 15], "the second epoch went without"
+
+
+def test_without_the_only_one_that_keeps_files_none_are_made(tmp_path: Path) -> None:
+    look = AnalyzeCallback("forward", tmp_path)
+    trainer = build(look, running_id="a", epochs=1)
+    trainer.callbacks.remove(look)
+    trainer.fit(data())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_board_of_ones_own_stays(tmp_path: Path) -> None:
+    from deepepochs_like.callbacks.tensorboard import TensorBoard
+
+    look, board = AnalyzeCallback("forward", tmp_path), TensorBoard()
+    trainer = build(look, board, running_id="a", folder=tmp_path, epochs=1)
+    trainer.callbacks.remove(look)
+    trainer.fit(data())
+    assert boards(trainer) == [board]
+
+
 def test_wrong_arguments() -> None:
     with pytest.raises(ArgumentError, match="did you mean 'gradients'"):
         Analyze("gradient")

@@ -338,6 +338,21 @@ def test_an_average_that_never_begins_is_said() -> None:
     trainer(net(), SWA(start=9)).fit(data(), max_steps=2)
 
 
+@pytest.mark.parametrize(("epochs", "verbose"), [(9, 0), (None, 0), (None, 1)])
+def test_an_average_that_nobody_would_hear_of_is_warned_of_once(epochs: int | None, verbose: int) -> None:
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    count = {} if epochs is None else {"epochs": epochs}  # by default as many as say nothing of what is planned
+    it = Trainer(model, F.cross_entropy, opt, device="cpu", callbacks=[SWA(start=5)], verbose=verbose, **count)
+    it.print = lambda *words, **options: None
+    said = (
+        r"SWA\(start=5\) does nothing in this fit.*the last one is 0; unless a later fit comes there, evaluation sees"
+    )
+    with pytest.warns(EngineWarning, match=said):
+        it.fit(data(), epochs=1)
+    it.fit(data(), epochs=1)
+
+
 def test_an_average_of_a_later_phase_is_told_once_and_is_no_warning() -> None:
     said: list[str] = []
     swa = SWA(start=2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepepochs_like import AMP, EMA, SWA, Callback, GradientAccumulation, Trainer
+from deepepochs_like import AMP, EMA, SWA, Callback, EngineWarning, GradientAccumulation, Trainer
 from deepepochs_like.errors import ArgumentError
 
 DATA = [(torch.randn(6, 3, generator=torch.Generator().manual_seed(n)), torch.ones(6, 1)) for n in range(5)]
@@ -128,3 +128,56 @@ def test_a_probe_leaves_callbacks_that_do_not_take_part_attached() -> None:
     trainer.callbacks[:] = trainer.callbacks[:1]
     trainer.fit(DATA, epochs=1)
     assert told == ["detached"]
+
+
+def interrupted(*callbacks: Any, **options: Any) -> Trainer:
+    """A trainer whose fit was interrupted with an accumulation window open, in a session that goes on."""
+
+    class Press(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if batch_idx == 2:
+                trainer.stop("SIGINT")  # what the handler of Ctrl-C does
+
+    trainer = trainer_with(*callbacks, Press(), **options)
+    trainer.fit(DATA, epochs=1)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("callback", "options"), [(lambda: GradientAccumulation({0: 4}), {}), (lambda: AMP("fp16"), {"accumulate": 4})]
+)
+def test_gradients_that_nobody_would_divide_or_unscale_go_with_who_would_have(callback: Any, options: Any) -> None:
+    trainer = interrupted(callback(), **options)
+    trainer.callbacks.clear()
+    with pytest.warns(EngineWarning, match="an open accumulation window is dropped, with the gradients of 3 batches"):
+        trainer.fit(DATA, epochs=1)
+    largest = max(float(weight.abs().max()) for weight in weights(trainer))
+    assert largest < 2, "no update of a sum, or of scaled gradients"
+
+
+def test_an_average_that_comes_back_is_looked_at_again() -> None:
+    ema = EMA(0.9)
+    trainer = trainer_with(ema)
+    trainer.fit(DATA, epochs=2)
+    averaged = trainer.test(DATA)
+    trainer.callbacks.remove(ema)
+    assert trainer.test(DATA) != averaged
+    trainer.callbacks.append(ema)
+    assert trainer.test(DATA) == averaged
+
+
+def test_what_is_tried_out_is_tried_without_what_was_taken_out() -> None:
+    precise: set[bool] = set()
+
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            precise.add(not torch.is_autocast_enabled("cpu"))
+            return super().forward(x)
+
+    amp, accumulation = AMP("bf16"), GradientAccumulation({0: 4})
+    trainer = Trainer(Net(3, 1), F.mse_loss, device="cpu", callbacks=[amp, accumulation], verbose=0)
+    trainer.fit(DATA, epochs=1)
+    trainer.callbacks.clear()
+    precise.clear()
+    trainer.overfit_batch(DATA, 2)
+    assert (precise, trainer.accumulate) == ({True}, 1)

@@ -28,7 +28,7 @@ from deepepochs_like import (
     freeze,
 )
 from deepepochs_like.dry_runs import Overfit
-from deepepochs_like.errors import ArgumentError, LoaderError, LossError, UnknownFigureError
+from deepepochs_like.errors import ArgumentError, EngineWarning, LoaderError, LossError, UnknownFigureError
 from deepepochs_like.metrics import accuracy
 from support.digits import digits, loader
 from support.loop import CountedLoader
@@ -292,7 +292,8 @@ def test_a_batch_that_is_not_learned_as_most_is_frozen_says_so() -> None:
     said = str(trainer.overfit_batch(loader(0, 64), 10))
     assert "4 of 6 parameters (97 % of the numbers) are frozen by FineTune's schedule for epoch 0" in said
     assert "0.weight, 0.bias, 4.weight, 4.bias" in said
-    trainer.fit(loader(0, 64), epochs=1)
+    with pytest.warns(EngineWarning, match="unless a later fit comes there"):
+        trainer.fit(loader(0, 64), epochs=1)
     assert "frozen" not in str(trainer.overfit_batch(loader(0, 64), 2)), "its next epoch trains everything"
     model = net(0.2)
     trainer = made(model)

@@ -205,6 +205,7 @@ def test_weights_that_are_loaded_begin_anew(tmp_path: Any) -> None:
     assert best_after(trainer, 2) == 3.0, "the best of the epochs since"
 
 
+@pytest.mark.filterwarnings("ignore:EarlyStopping. the model has other weights")
 def test_weights_that_the_script_puts_in_by_itself_begin_anew() -> None:
     trainer, guard = stopping([3, 1, 2, 5, 6], patience=9, restore_best=True)
     before = {name: value.clone() for name, value in trainer.model.model.state_dict().items()}
@@ -240,3 +241,26 @@ def test_another_trainer_gets_nothing_of_the_first_ones_weights() -> None:
     opt = torch.optim.SGD(model.parameters(), 0.0)
     other = Trainer(model, nn.functional.mse_loss, opt, 9, "cpu", [Table([7, 8, 6, 9]), guard], verbose=0)
     assert (best_after(other, 4), guard.best) == (2.0, 6.0)
+
+
+def test_what_a_model_counts_in_an_evaluation_does_not_make_its_best_weights_forgotten() -> None:
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Any) -> Any:
+            self.seen += len(x)
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    net, data = Counting(), [(torch.ones(4, 2), torch.ones(4, 1))]
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    guard = EarlyStopping(patience=9, restore_best=True)
+    trainer = Trainer(net, torch.nn.functional.mse_loss, opt, callbacks=[guard], verbose=0)
+    trainer.fit(data, data, epochs=3)
+    best = trainer.test(data)["loss"]
+    opt.param_groups[0]["lr"] = 5.0  # it diverges
+    trainer.fit(data, data, epochs=2)
+    assert trainer.test(data)["loss"] == best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -157,8 +158,61 @@ def test_phases_of_a_schedule_are_no_reason_to_warn() -> None:
     told = [line for line in said if "does nothing in this fit" in line]
     assert len(told) == 2, "once for both parts, and once for what was left behind the first of them"
     assert told[0].endswith("it begins with epoch 2, counted from 0, and the last one is 0; a later fit may come there")
-    quiet = trainer({0: "head", 3: "*"}, epochs=9)
-    quiet.fit(loader(0, 40), epochs=1)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 9}, {"epochs": 1000, "verbose": 1, "show_info": False}])
+def test_a_schedule_that_nobody_would_hear_of_is_warned_of_once(options: dict[str, Any]) -> None:
+    run = trainer({0: "head", 3: "*"}, **options)
+    run.print = lambda *words, **options: None
+    said = r"schedule for \* does nothing in this fit.*unless a later fit comes there, what else it names stays frozen"
+    with pytest.warns(EngineWarning, match=said):
+        run.fit(loader(0, 40), epochs=1)
+    run.fit(loader(0, 40), epochs=1)
+
+
+def test_taken_out_it_leaves_everything_as_it_was() -> None:
+    model: Any = net()
+    freeze(model.stem)
+    model.body[0].bias.requires_grad_(False)
+    run = trainer({0: "stem", 5: "head"}, model=model, epochs=9)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for _ in range(2):
+        tune = run.callbacks[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EngineWarning)
+            run.fit(loader(0, 40), epochs=1)
+        assert [layer.weight.requires_grad for layer in (model.head, model.stem[0])] == [False, True]
+        run.callbacks.remove(tune)
+        start = state(model)
+        run.fit(loader(0, 40), epochs=1)
+        assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+        assert moved(start, model) == {"body", "head"}
+        run.callbacks.insert(0, tune)
+
+
+def test_taken_out_it_lets_go_of_layers_that_it_held() -> None:
+    model = net()
+    run = trainer({0: "head"}, model=model)
+    run.fit(loader(0, 40), epochs=1)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)]
+    model.train()
+    assert [layer.training for layer in norms] == [False, False]
+    run.callbacks.clear()
+    run.test(loader(0, 40))
+    assert all(layer.training and "train" not in vars(layer) for layer in norms)
+    model.eval()
+    assert not any(layer.training for layer in norms)
+
+
+def test_of_two_schedules_the_second_does_not_take_the_work_of_the_first_for_the_beginning() -> None:
+    model = net()
+    run = trainer({0: "head"}, model=model)
+    run.fit(loader(0, 40), epochs=1)
+    run.callbacks.append(FineTune({0: "body"}))
+    run.fit(loader(0, 40), epochs=1)
+    run.callbacks.clear()
+    run.test(loader(0, 40))
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_what_is_not_named_is_never_trained() -> None:

@@ -567,6 +567,45 @@ def test_a_target_that_is_ignored_is_refused_wherever_it_stands(loss: Any) -> No
     assert "ignores some of its targets" in refused(tight(16), [(x, y)], loss=loss)
 
 
+def squares(preds: Tensor, targets: Tensor) -> Tensor:
+    return F.mse_loss(preds[:, 0], targets.to(preds.dtype))
+
+
+@pytest.mark.parametrize(
+    ("targets", "loss"),
+    [
+        (torch.full((32,), 156, dtype=torch.uint8), squares),
+        (torch.full((32,), -100, dtype=torch.int32), squares),
+        (torch.full((32, 10), -100), nn.MSELoss()),
+        (torch.full((32, 10), -100), F.mse_loss),
+        (torch.full((32, 10), -100), partial(F.mse_loss, reduction="mean")),
+    ],
+)
+def test_numbers_that_are_no_index_are_trained_in_parts(targets: Tensor, loss: Any) -> None:
+    oom = OnOOM("halve")
+    trainer(tight(16), oom, loss=loss, epochs=1).fit([(digits(32, torch.float64)[0], targets)])
+    assert oom.halved == 1
+
+
+def test_a_loss_that_says_that_it_ignores_nothing_is_believed() -> None:
+    class Squares(nn.Module):
+        ignore_index = None
+
+        def forward(self, preds: Tensor, targets: Tensor) -> Tensor:
+            return squares(preds, targets)
+
+    oom = OnOOM("halve")
+    data = [(digits(32, torch.float64)[0], torch.full((32,), -100))]
+    trainer(tight(16), oom, loss=Squares(), epochs=1).fit(data)
+    assert oom.halved == 1
+
+
+def test_an_index_that_is_told_is_ignored_in_targets_of_eight_bits_too() -> None:
+    x, y = digits(32, torch.float64)
+    loss = partial(F.cross_entropy, ignore_index=int(y[0]))
+    assert "ignores some of its targets" in refused(tight(16), [(x, y.to(torch.uint8))], loss=loss)
+
+
 def test_samples_are_tried_from_all_over_the_batch() -> None:
     def sorted_by_class(preds: Tensor, targets: Tensor) -> Tensor:
         weight = 1.0 + (targets > 4).to(preds.dtype)

@@ -24,11 +24,13 @@ from deepepochs_like import (
     Checkpoint,
     CSVLogger,
     EngineWarning,
+    EpochTask,
     JSONLLogger,
     LogCallback,
     Logger,
     MLflowLogger,
     TensorBoard,
+    Timer,
 )
 from deepepochs_like.callbacks import mlflow_logger
 from deepepochs_like.callbacks.line_logger import LineLogger
@@ -127,6 +129,21 @@ def test_updates_are_counted_under_accumulation_and_written_once(tmp_path: Path)
     fit(tmp_path, notes, epochs=2, accumulate=2)
     assert [step for step, f in notes.written if "epoch" not in f] == [1, 2, 4, 5]  # 3 and 6 close windows cut short
     assert [step for step, f in notes.written if "epoch" in f] == [3, 6]
+
+
+def test_the_last_short_window_of_a_task_is_no_other_tasks_row(tmp_path: Path) -> None:
+    notes, first = Notes(every=1), {}
+
+    class First(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            name = next(iter(metrics))
+            first.setdefault(name, trainer.progress.step)
+
+    trainer = build(tmp_path, notes, First(), epochs=1, accumulate=2, metrics=None)
+    trainer.fit(train_tasks=[EpochTask(train_dl(), name="a."), EpochTask(train_dl(), name="b.")])
+    assert first == {"a.loss": 0, "b.loss": 3}
+    written = [(step, name[-6]) for step, figures in notes.written for name in figures if "train_batch" in name]
+    assert written == [(1, "a"), (2, "a"), (4, "b"), (5, "b")]
 
 
 def test_without_every_no_batch_is_listened_to() -> None:
@@ -297,6 +314,17 @@ def test_what_is_neither_a_number_nor_a_picture_is_no_figure(tmp_path: Path, val
         ArgumentTypeError, match=r"a number or a matplotlib Figure .* is needed, not a .*trainer\.writer"
     ):
         build(tmp_path).add_figure("x", value)
+
+
+def test_a_figure_does_not_take_the_name_of_a_metric(tmp_path: Path) -> None:
+    class Takes(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            trainer.add_figure("accuracy", 42.0)
+
+    with pytest.raises(ArgumentError, match=r"add_figure\('accuracy'\): a metric of this train task has this name"):
+        fit(tmp_path, Takes())
+    history = fit(tmp_path, Takes(), metrics=None, epochs=1).history
+    assert history["train"]["accuracy"] == [42.0]
 
 
 def test_axes_are_told_where_their_figure_is(tmp_path: Path) -> None:
@@ -912,6 +940,60 @@ def test_mlflow_has_a_run_for_each_run_also_for_a_branch_of_one(
     assert {name: [m.step for m in curve] for name, curve in steps.items() if curve} == {"a": [5], "b": [10, 15]}
 
 
+@pytest.mark.usefixtures("_quiet")
+def test_mlflow_has_what_a_trainer_tells_before_its_fit_in_the_run_of_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Again(Callback):
+        def on_before_fit(self, trainer: Any, epochs: int) -> None:
+            trainer.log({"size": 2})
+
+    fit(tmp_path, MLflowLogger(), epochs=1, running_id="other")
+    trainer = build(tmp_path, MLflowLogger(), Again(), epochs=1)
+    trainer.test(val_dl())
+    trainer.log({"size": 1})
+    client = mlflow_client(tmp_path, monkeypatch)
+    experiment = client.get_experiment_by_name("deepepochs_like").experiment_id
+    assert {run.info.status for run in client.search_runs([experiment])} == {"FINISHED"}
+    trainer.fit(train_dl(), val_dl())
+    trainer.test(val_dl())
+    (run,) = client.search_runs([experiment], "tags.running_id = 'a'")
+    assert run.info.status == "FINISHED"
+    curves = {name: client.get_metric_history(run.info.run_id, name) for name in ("test/loss", "train/loss", "size")}
+    steps = {name: [metric.step for metric in curve] for name, curve in curves.items()}
+    assert steps == {"test/loss": [0, 5], "train/loss": [5], "size": [0, 0]}
+    assert run.data.metrics["size"] == 2
+    trainer = build(tmp_path, MLflowLogger(), epochs=1)  # a run of the same name that is begun anew is another
+    trainer.fit(train_dl(), val_dl())
+    assert len(client.search_runs([experiment], "tags.running_id = 'a'")) == 2
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_a_test_behind_a_failed_fit_does_not_make_it_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = build(tmp_path, MLflowLogger(), KillAt(2))
+    trainer.test(val_dl())
+    with pytest.raises(Killed):
+        trainer.fit(train_dl(), val_dl())
+    trainer.test(val_dl())
+    client = mlflow_client(tmp_path, monkeypatch)
+    (run,) = client.search_runs([client.get_experiment_by_name("deepepochs_like").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_times_are_no_sign_that_a_run_came_to_other_values(tmp_path: Path) -> None:
+    class Slow(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            time.sleep(0.005)
+
+    def callbacks() -> list[Any]:
+        return [Checkpoint(), MLflowLogger(), Timer(None, figures=True)]
+
+    with pytest.raises(Killed):
+        fit(tmp_path, *callbacks(), KillInEpochEnd(1), epochs=1, resume="auto")
+    fit(tmp_path, *callbacks(), Slow(), epochs=1, resume="auto")
+
+
 @pytest.mark.parametrize("make", [JSONLLogger, TensorBoard])
 def test_a_test_of_another_runs_name_does_not_make_it_this_run(tmp_path: Path, make: Any) -> None:
     fit(tmp_path, make(), epochs=1)
@@ -1001,6 +1083,76 @@ def test_figures_of_update_0_are_not_written_behind_those_of_a_run_that_is_to_be
     with pytest.warns(EngineWarning, match="goes on from update 10: figures of update 0 .* are not written"):
         before_and_after(tmp_path, Checkpoint(), resume="auto")
     assert steps_in(tmp_path / "a") == ([5, 10, 10], [5, 10, 10], [10], [])
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_no_logger_takes_a_test_of_a_fit_that_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(notes: Notes, *kills: Any) -> None:
+        checkpoint = Checkpoint(every_steps=3)
+        trainer = build(tmp_path, checkpoint, JSONLLogger(), MLflowLogger(), notes, *kills, resume="auto")
+        for _ in range(2):
+            trainer.fit(train_dl(), val_dl(), epochs=1)
+            trainer.test(val_dl())
+
+    with pytest.raises(Killed):
+        script(Notes(), KillAt(PER_EPOCH + 3))
+    notes = Notes()
+    with pytest.warns(EngineWarning, match="passed over"), pytest.warns(EngineWarning, match="figures of update 0"):
+        script(notes)
+    tests = [step for step, figures in notes.written if "test/loss" in figures]
+    drawn = points_of(mlflow_client(tmp_path, monkeypatch))
+    assert tests == [10]
+    assert [step for step, _ in drawn["test/loss"]] == [5, 10]
+    assert [row["step"] for row in rows(tmp_path / "a" / "metrics.jsonl") if "test/loss" in row] == [5, 10]
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_a_test_that_mlflow_has_already_is_no_reason_to_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        trainer = build(tmp_path, Checkpoint(), MLflowLogger(), epochs=1, resume="auto")
+        trainer.test(val_dl())
+        trainer.fit(train_dl(), val_dl())
+    drawn = points_of(mlflow_client(tmp_path, monkeypatch))
+    assert [step for step, _ in drawn["test/loss"]] == [0]
+
+
+@pytest.mark.parametrize("make", [JSONLLogger, TensorBoard])
+def test_what_is_logged_before_a_loaded_state_is_restored_loses_no_row(tmp_path: Path, make: Any) -> None:
+    class First(Callback):
+        def on_before_fit(self, trainer: Any, epochs: int) -> None:
+            trainer.log({"parameters": 1210})
+
+    state = fit(tmp_path, make(), epochs=1).state_dict()
+    logger = make()
+    trainer = build(tmp_path, First(), logger, epochs=2)
+    trainer.load_state_dict(state)
+    trainer.fit(train_dl(), val_dl())
+    known = logger.state_dict()
+    if make is JSONLLogger:
+        assert known["rows"] == len(rows(tmp_path / "a" / "metrics.jsonl")) == 2
+    else:
+        files = (tmp_path / "a" / "tensorboard").iterdir()
+        assert sorted(known["sizes"]) == sorted(path.stat().st_size for path in files)
+
+
+def test_what_an_epoch_logs_as_it_begins_is_not_written_again_where_it_is_gone_on_with(tmp_path: Path) -> None:
+    mpl = pytest.importorskip("matplotlib.figure")
+
+    class First(Callback):
+        def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+            trainer.log({"own/index": epoch_idx})
+            trainer.add_figure("picture", mpl.Figure((1, 1)))
+
+    def callbacks() -> list[Any]:
+        return [JSONLLogger(), TensorBoard(), First(), Checkpoint(every_steps=3)]
+
+    for batch in (4, 3):  # within the first epoch, and within the second
+        with pytest.raises(Killed):
+            fit(tmp_path, *callbacks(), KillAt(batch + 1), epochs=3, resume="auto")
+    fit(tmp_path, *callbacks(), epochs=3, resume="auto")
+    found = [row["step"] for row in rows(tmp_path / "a" / "metrics.jsonl") if "own/index" in row]
+    assert found == [0, 5, 10]
+    assert points(tmp_path / "a" / "tensorboard", "own/index") == [[0, 5, 10]]
 
 
 def test_a_figure_that_is_told_again_replaces_the_one_of_its_step(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from deepepochs_like import Analyze, Callback, Checkpoint, Interpret, Profile, Timer, Trainer
+from deepepochs_like.callbacks.analyze import AnalyzeCallback
+from deepepochs_like.callbacks.interprete_callback import InterpreteCallback
 from support.digits import loader, mlp, same, weights
 
 F = nn.functional
@@ -100,3 +102,12 @@ def test_a_summary_within_a_run_is_seen_by_none_of_them(tmp_path: Path) -> None:
     assert isinstance(kept, Interpret)
     assert isinstance(kept_2, Interpret)
     assert kept.table() == kept_2.table()
+
+
+def test_the_board_that_samples_are_written_to_goes_with_them(tmp_path: Path) -> None:
+    kept, look = InterpreteCallback(per_sample, 3, log_dir=tmp_path), AnalyzeCallback("forward", tmp_path)
+    trainer = Trainer(mlp(), F.cross_entropy, epochs=2, callbacks=[kept, look], verbose=0, device="cpu")
+    for callback, left in ((look, 2), (kept, 0)):
+        trainer.callbacks.remove(callback)
+        trainer.fit(loader(0, 40), epochs=1)
+        assert len(trainer.callbacks) == left

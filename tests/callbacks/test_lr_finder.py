@@ -153,6 +153,49 @@ def test_one_of_several_optimizers_can_be_swept_and_tensor_rates_too() -> None:
         trainer.find_lr(loader(0, 96), opt=2)
 
 
+def twins(every: int = 1, **options: Any) -> tuple[Trainer, dict[str, list[float]]]:
+    """Two models with an optimizer each, of which 'd' is updated last, and 'g' every so many batches; their losses."""
+    heard: dict[str, list[float]] = {"g": [], "d": []}
+
+    class Twins(Trainer):
+        def train_step(self, batch_x: Any, batch_y: Any, **step_args: Any) -> None:
+            for name in ("g", "d"):
+                if name == "d" or len(heard["d"]) % every == every - 1:
+                    loss = F.cross_entropy(self.models[name](*batch_x), batch_y)
+                    self.backward(loss)
+                    self.optimize(name)
+                    heard[name].append(float(loss.detach()))
+
+    models = {"g": net(), "d": nn.Linear(64, 10)}
+    opts = {name: torch.optim.SGD(model.parameters(), 0.1) for name, model in models.items()}
+    return Twins(models, F.cross_entropy, opts, 1, "cpu", **{"verbose": 0, **options}), heard
+
+
+@pytest.mark.parametrize(("opt", "name"), [("g", "g"), ("d", "d"), (0, "g"), (None, "g")])
+def test_of_several_losses_it_is_that_of_the_first_optimizer_swept(opt: Any, name: str) -> None:
+    trainer, heard = twins()
+    finding = trainer.find_lr(loader(0, 160), steps=8, low=1e-4, high=1e-1, opt=opt)
+    assert finding.lrs == pytest.approx([1e-4 * 1e3 ** (i / 7) for i in range(8)])
+    assert finding.losses == pytest.approx(heard[name])
+
+
+def test_the_rate_waits_for_an_optimizer_that_is_updated_now_and_then() -> None:
+    trainer, heard = twins(every=3)
+    finding = trainer.find_lr(loader(0, 192), steps=6, low=1e-4, high=1e-1, opt="g")
+    assert finding.lrs == pytest.approx([1e-4 * 1e3 ** (i / 5) for i in range(6)])
+    assert finding.losses == pytest.approx(heard["g"])
+    assert len(heard["d"]) == 18
+    with pytest.raises(StepError, match="after 1000 batches no weight of optimizer 'g' has been updated"):
+        twins(every=1001)[0].find_lr([next(iter(loader(0, 4)))], opt="g")
+
+
+def test_a_window_that_several_optimizers_share_is_of_their_own_losses() -> None:
+    trainer, heard = twins(accumulate=2)
+    finding = trainer.find_lr(loader(0, 128), steps=4, low=1e-4, high=1e-1, opt="g")
+    assert len(finding.lrs) == 4
+    assert finding.losses == pytest.approx(heard["g"][1::2])
+
+
 def test_a_sweep_is_one_epoch_wherever_the_run_is() -> None:
     trainer, seen = made(), []
 
@@ -435,6 +478,83 @@ def test_a_rate_is_taken_over_by_nested_schedules() -> None:
         opt.step()
         chain.step()
     assert opt.param_groups[0]["lr"] == pytest.approx(1.0)
+
+
+SCHEDULES = {
+    "CyclicLR": lambda o: torch.optim.lr_scheduler.CyclicLR(o, [0.01, 0.001], [0.1, 0.02], 4, cycle_momentum=False),
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, [0.1, 0.02], total_steps=20),
+    "CosineAnnealingLR": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 8, eta_min=0.01),
+    "CosineAnnealingWarmRestarts": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 5, eta_min=0.01),
+    "SequentialLR": lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o,
+        [
+            torch.optim.lr_scheduler.LinearLR(o, 0.1, total_iters=4),
+            torch.optim.lr_scheduler.CosineAnnealingLR(o, 8, eta_min=0.01),
+        ],
+        [4],
+    ),
+    "StepLR": lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
+}
+
+
+def rates_of(schedule: Any, rate: float | None) -> list[list[float]]:
+    groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in (0.1, 0.02)]
+    opt = torch.optim.SGD(groups, momentum=0.9)
+    scheduler, rates = schedule(opt), []
+    if rate is not None:
+        take_rate([Optimizer(opt, scheduler, "step")], rate)
+    for _ in range(14):
+        rates.append([group["lr"] for group in opt.param_groups])
+        opt.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("rate", [3.0, 0.004])
+def test_a_schedule_keeps_its_proportions_and_its_peak_is_the_rate(name: str, rate: float) -> None:
+    before, after = rates_of(SCHEDULES[name], None), rates_of(SCHEDULES[name], rate)
+    assert max(first for first, _ in after) == pytest.approx(rate)
+    for former, taken in zip(before, after, strict=True):
+        assert taken == pytest.approx([one * rate / 0.1 for one in former])
+
+
+def test_a_plateau_falls_in_proportion_too() -> None:
+    opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, patience=0, min_lr=0.05)
+    take_rate([Optimizer(opt, scheduler, sched_with_loss=True)], 0.002)
+    for _ in range(4):
+        opt.step()
+        scheduler.step(1.0)
+    assert opt.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_what_a_former_schedule_left_in_the_groups_is_no_peak() -> None:
+    opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1, momentum=0.9)
+    torch.optim.lr_scheduler.OneCycleLR(opt, 5.0, total_steps=16)
+    del opt.param_groups[0]["initial_lr"]
+    opt.param_groups[0]["lr"] = 0.1
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 3)
+    take_rate([Optimizer(opt, scheduler)], 0.3)
+    assert opt.param_groups[0]["lr"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("name", ["CyclicLR", "OneCycleLR"])
+def test_the_callback_applies_its_suggestion_to_the_peak(name: str) -> None:
+    model, finder, rates = net(), LRFinder(steps=60, apply=True), []
+    opt = torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[1:].parameters()}], 0.1, momentum=0.9)
+
+    class Look(Callback):
+        def on_before_train_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
+            rates.append([group["lr"] for group in opt.param_groups])
+
+    trainer = made(model, Optimizer(opt, SCHEDULES[name](opt), "step"), [finder, Look()])
+    trainer.fit(loader(0, 8 * 32), epochs=2)
+    assert finder.finding is not None
+    suggested = finder.finding.suggestion
+    assert suggested is not None
+    assert max(first for first, _ in rates) == pytest.approx(suggested)
+    assert max(second for _, second in rates) == pytest.approx(suggested / 5)
 
 
 def test_a_resumed_run_is_not_swept(tmp_path: Path) -> None:

@@ -324,6 +324,50 @@ def test_the_scaler_survives_a_restart() -> None:
     assert equal(second.model.model, whole.model.model)
 
 
+def lines_of(it: Trainer) -> list[str]:
+    """What a trainer prints of updates that were left out, from here on."""
+    said: list[str] = []
+    it.verbose = 1
+    it.print = lambda *words, **options: said.append(" ".join(map(str, words)))
+    return said
+
+
+def test_one_that_was_taken_out_and_put_back_goes_on_with_its_scale_and_its_count() -> None:
+    amp = AMP("fp16", init_scale=1024.0, growth_interval=12)
+    it = trainer(net(), amp, epochs=9)
+    overflow = Overflow({0, 1, 2})
+    it.callbacks.append(overflow)
+    said = lines_of(it)
+    it.fit(data(), epochs=1)
+    it.callbacks.remove(amp)
+    it.test(data())
+    assert it.state_dict()["callbacks"].get("AMP") is None
+    assert (amp.skipped, amp.scale) == (3, 128.0)
+    it.callbacks.append(amp)
+    it.test(data())
+    assert (amp.skipped, amp.scale) == (3, 128.0)
+    it.fit(data(), epochs=1)
+    assert (amp.skipped, amp.scale) == (6, 16.0)
+    told = [line for line in said if "left out" in line]
+    assert ["3 updates left out" in line for line in told] == [True, True]
+
+
+def test_put_back_into_one_of_two_trainers_it_has_what_it_left_there() -> None:
+    amp = AMP("fp16", init_scale=1024.0)
+    first, second = trainer(net(), amp, Overflow({0, 1})), trainer(net(), amp)
+    said = lines_of(first)
+    first.fit(data(), epochs=1)
+    second.fit(data(), epochs=1)
+    first.callbacks.remove(amp)
+    first.test(data())
+    first.callbacks.append(amp)
+    first.test(data())
+    assert (amp.skipped, amp.scale) == (2, 256.0)
+    first.fit(data(), epochs=1)
+    assert amp.skipped == 4
+    assert ["2 updates left out" in line for line in said if "left out" in line] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -401,6 +401,29 @@ def test_a_test_afterwards_is_in_it(tmp_path: Path) -> None:
     assert page.count("span", class_="state finished") == 1
 
 
+def test_a_test_before_more_training_is_none_of_the_run_any_more(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            if trainer.progress.epoch == 6:
+                trainer.stop("in mid-epoch")
+
+    report = Report()
+    run = trainer(tmp_path, report, Stop())
+    shown, reasons = [], []
+    for epochs in (2, 3, 3):
+        run.fit(loader(0, 64), epochs=epochs)
+        reasons.append(run.stop_reason)
+        shown.append("Test" in read(tmp_path).text.split("\n"))
+        run.test(loader(300, 400))
+        shown.append("Test" in read(tmp_path).text.split("\n"))
+    assert reasons == ["", "", "in mid-epoch"]
+    assert shown == [False, True] * 3
+    twin_report = Report()
+    trainer(tmp_path, twin_report, running_id="twin")
+    twin_report.load_state_dict(report.state_dict())
+    assert (twin_report.tested, twin_report.tested_at) == (report.tested, run.progress.step)
+
+
 def test_a_test_alone_writes_nothing(tmp_path: Path) -> None:
     run = trainer(tmp_path, Report())
     run.fit(loader(0, 64))

@@ -221,6 +221,26 @@ def test_the_writer_is_there_in_a_run_for_images_text_and_figures(tmp_path: Path
         _ = trainer.writer
 
 
+def test_the_writer_is_there_in_on_before_epoch_wherever_the_board_stands(tmp_path: Path) -> None:
+    class Show(Callback):
+        def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+            trainer.writer.add_scalar("own", epoch_idx, trainer.progress.step)
+
+    class Early(Callback):
+        def on_before_fit(self, trainer: Any, epochs: int) -> None:
+            with pytest.raises(ArgumentError, match="first on_before_epoch"):
+                _ = trainer.writer
+
+    for callbacks in ([Show(), TensorBoard()], [TensorBoard(), Show()]):
+        fit(tmp_path, Early(), *callbacks, Checkpoint(), epochs=len(callbacks), resume="auto")
+    state = fit(tmp_path, running_id="plain", epochs=1).state_dict()
+    trainer = build(tmp_path, Early(), Show(), TensorBoard(), epochs=2, running_id="b")
+    trainer.load_state_dict(state)
+    trainer.fit(train_dl(), val_dl())
+    assert curves(tmp_path / "a" / "tensorboard")["own"] == [(0, 0.0), (5, 1.0)]
+    assert curves(tmp_path / "b" / "tensorboard")["own"] == [(5, 1.0)]
+
+
 def killed_and_resumed_with(folder: Path, board: TensorBoard, *others: Callback) -> Trainer:
     with pytest.raises(Killed):
         fit(folder, Checkpoint(), TensorBoard(), *others, KillAt(8), resume="auto", epochs=3)

@@ -90,6 +90,8 @@ def test_only_what_gains_by_it_and_can_be_copied_so_is(monkeypatch: pytest.Monke
     assert not can_overlap(large.clone().requires_grad_(), GPU)
     assert not can_overlap(torch.nn.Parameter(large, requires_grad=False), GPU)
     assert not can_overlap(large.to_sparse(), GPU)
+    assert not can_overlap(torch.zeros(LARGE, 2)[:, 0], GPU)
+    assert not can_overlap(torch.zeros(LARGE, 1).expand(LARGE, 2), GPU)
     assert not can_overlap(large.to("meta"), GPU)
     capturing = True
     assert not can_overlap(large, GPU)

@@ -56,6 +56,23 @@ def test_text_files_end_with_one_newline() -> None:
     assert not wrong
 
 
+def test_the_extra_of_the_examples_has_what_they_need() -> None:
+    """Python 3.10 has no tomllib, so that the line is found by hand."""
+    line = re.search(r"^examples = (\[.*\])$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert line is not None
+    named = {re.split("[<>=]", requirement)[0] for requirement in ast.literal_eval(line[1])}
+    needed = set()
+    for path in (ROOT / "examples").glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        for name, sign in {"scikit-learn": "from sklearn", "networkx": "networkx", "matplotlib": ".plot("}.items():
+            needed |= {name} if sign in source else set()
+    assert named == needed
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert all(f"\n{name}==" in constraints for name in named)
+    for readme in ("README.md", "README.zh-CN.md"):
+        assert all(name in (ROOT / readme).read_text(encoding="utf-8") for name in named), readme
+
+
 def test_library_prints_only_where_printing_is_the_job() -> None:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
