@@ -83,7 +83,8 @@ class Tools:
             steps: how many are tried, each with one update of the weights.
             smoothing: what the running average of the losses keeps of itself, from 0 (nothing) to below 1.
             diverge: the sweep ends where the average is so many times its best.
-            opt: index or name of the optimizer whose rates are swept; None for all.
+            opt: index or name of the optimizer whose rates are swept; None for all. The loss looked at is the one that
+                it is updated by; with several the first one's.
             step: as in `fit`.
             batch_size: as in `fit`.
             **unknown: nothing else; a misspelt keyword is an error that names the nearest.
