@@ -24,18 +24,21 @@ from .peers import PEERS
 from .registry import chosen, local
 from .remote import RemoteSession
 from .report import Row
+from .shares import shares_report
 from .steady import steady
 from .workloads import WORKLOADS, Workload, quick
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-#: The workloads whose calls are counted: the others have the same steps.
-COUNTED = ("w1", "w3")
+#: The workloads whose calls are counted: w6 has the steps of w4, and how often workers are waited for varies.
+COUNTED = ("w1", "w2", "w3", "w4")
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21, help="rounds that count, after one to warm up")
+    parser.add_argument(
+        "--rounds", type=int, help="rounds that count, after one to warm up; by default each workload's own"
+    )
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="which, by name, with commas between")
     parser.add_argument("--contenders", default="", help="beginnings of their names; by default all there are")
     parser.add_argument("--quick", action="store_true", help="little of everything, no peers, no fresh processes")
@@ -46,7 +49,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     options.contenders = [name for name in options.contenders.split(",") if name]
     if unknown := [name for name in options.workloads if name not in WORKLOADS]:
         parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
-    if options.rounds < 1:
+    if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds: at least 1 is needed")
     everybody = [contender.name for contender in [*local(), *PEERS]]
     for start in options.contenders:
@@ -75,8 +78,9 @@ def measured(work: Workload, options: argparse.Namespace) -> str:
     groups = environment.by_library(guests(work, options)).values()
     away = [RemoteSession(work, group, str(environment.PYTHON), options.quick) for group in groups]
     everybody: list[Session | RemoteSession] = [here, *away]
-    for number in range(options.rounds + 1):
-        say(f"{work.name}: round {number} of {options.rounds}" if number else f"{work.name}: warming up")
+    rounds = options.rounds or work.rounds
+    for number in range(rounds + 1):
+        say(f"{work.name}: round {number} of {rounds}" if number else f"{work.name}: warming up")
         for session in random.Random(number).sample(everybody, len(everybody)):
             session.round(counts=number > 0)
     rows = rows_here(here, options)
@@ -152,14 +156,17 @@ def main(given: Sequence[str] | None = None) -> int:
     print(report.machine(), end="\n\n", flush=True)
     for name in options.workloads:
         report_on(measured(quick(WORKLOADS[name]) if options.quick else WORKLOADS[name], options))
-    report_on(report.fixed_report(fixed_costs(3 if options.quick else options.rounds)))
+    report_on(report.fixed_report(fixed_costs(3 if options.quick else options.rounds or 21)))
+    if not options.quick:
+        say("what displays and checkpoints take")
+        report_on(shares_report(5))
     if options.fresh:
         say("memory of few and of many batches")
         report_on(report.growth_report(growth()))
         report_on(footprints())
     if options.write:
         command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if given is None else given)])
-        RESULTS.write_text(report.whole(command, options.rounds, parts), encoding="utf-8")
+        RESULTS.write_text(report.whole(command, parts), encoding="utf-8")
         say(f"written: {RESULTS.name}")
     return 0
 

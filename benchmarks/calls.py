@@ -17,7 +17,7 @@ from .contender import Contender
 from .workloads import Workload
 
 #: Two lengths of a run: their difference leaves out what is done once per run.
-SHORT, LONG = 2, 6
+SHORT, LONG = 1, 3
 
 
 def calls(run: Callable[[], Any]) -> int:

@@ -27,9 +27,11 @@ def to_pipe() -> Iterator[None]:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as reader:
         assert reader.stdin is not None
         aside(reader.pid)
-        with _leading_to(reader.stdin.fileno()):
-            yield
-        reader.stdin.close()
+        try:
+            with _leading_to(reader.stdin.fileno()):
+                yield
+        finally:
+            reader.terminate()  # not `close`: workers that somebody has left behind hold the pipe open, too
 
 
 @contextmanager
@@ -38,12 +40,12 @@ def to_terminal() -> Iterator[None]:
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name not in UNWATCHED}
     environment |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-    # It ends with an error when the terminal is gone, which is how it is told to.
     with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reader:
         aside(reader.pid)
         os.close(ours)
         try:
             with mock.patch.dict(os.environ, environment, clear=True), _leading_to(theirs):
                 yield
-        finally:  # whatever happened: the reader would be waited for without end
+        finally:
             os.close(theirs)
+            reader.terminate()  # as of the pipe

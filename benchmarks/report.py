@@ -40,7 +40,7 @@ it, wall time the flushing.
 
 CPU µs/step is the time of the whole fit, validation included, by the number of updates. Calls are Python and C calls
 per training step beyond those of the loop that adds up its loss and does nothing else: once with the loss alone, and
-once as the contender is run here. Peak MB is that of a fresh process. Weights: "equal" is to the bit, to those of the
+once as the contender is run here; they are counted, and the same every time. Peak MB is that of a fresh process. Weights: "equal" is to the bit, to those of the
 best loop ("default": to those of `naive`, which has the unfused optimizer, too); else the largest difference. All
 report the same figures, to 1e-6, or to as much as their weights may differ, 1e-2 at most. Whoever differs is named
 below the table, and not ranked.\
@@ -116,7 +116,7 @@ def workload_report(work: Workload, rows: Sequence[Row]) -> str:
     parts = [f"## {work.name}: {work.title}", table(HEAD, [cells(row, work.steps) for row in ranked])]
     again = [row for row in rows if row.contender.name.startswith("best again")]
     # With checkpoints the control is the pair that leaves them out: the other one measures what they cost.
-    parts.extend(control(row) for row in again[-1:] if row.record.cpu)
+    parts.extend(f"{control(row)} Rounds: {len(row.record.cpu)}." for row in again[-1:] if row.record.cpu)
     if faults := [f"- {row.contender.name}: {row.record.fault}" for row in rows if row.record.fault]:
         parts.append("Not ranked:\n\n" + "\n".join(faults))
     return "\n\n".join(parts)
@@ -170,8 +170,8 @@ def machine() -> str:
     return f"{model}, {len(cores())} cores, one thread; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def whole(command: str, rounds: int, parts: Sequence[str]) -> str:
+def whole(command: str, parts: Sequence[str]) -> str:
     """The report as it is written down."""
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    facts = f"{today}; {machine()}; {rounds} rounds: `{command}`"
+    facts = f"{today}; {machine()}: `{command}`"
     return "\n\n".join(["# What a training loop costs", facts, EXPLANATION, *parts]) + "\n"

@@ -43,6 +43,7 @@ class Workload:
         per_sample: targets per sample.
         workers: processes that load the data.
         save_every: updates between two checkpoints; None for none.
+        rounds: how often it is measured, if nothing else is asked for; the less a run's time repeats, the more.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Workload:
     per_sample: int = 1
     workers: int = 0
     save_every: int | None = None
+    rounds: int = 21
 
     def loaders(self, holder: Holder = TensorDataset) -> Loaders:
         """The loaders of training and validation, in a fixed order; the same objects whenever they are asked for."""
@@ -194,7 +196,7 @@ _W1 = Workload(
 _W4 = Workload(
     "w4",
     "a transformer of 4 layers on text, 64 characters, batch 16; loss and accuracy",
-    (16 * 110, 16 * 10),
+    (16 * 28, 16 * 4),  # a second: what disturbs a machine for longer disturbs all who run by turns
     sequences,
     language_model,
     epochs=1,
@@ -228,8 +230,16 @@ WORKLOADS = {
             epochs=2,
             batch_size=64,
             workers=2,
+            rounds=5,
         ),
-        replace(_W4, name="w6", title="w4 with a checkpoint every 100 steps", save_every=100),
+        replace(
+            _W4,
+            name="w6",
+            title="w4 with 110 steps and a checkpoint every 100",
+            rows=(16 * 110, 16 * 10),
+            save_every=100,
+            rounds=3,
+        ),
     )
 }
 

@@ -56,7 +56,9 @@ class Attempt:
     """Call a compiled function; where that fails, call the one it was made of, and from then on only that.
 
     An error that both of them raise is the caller's own, and nobody is warned. What a call that may have to compile has
-    drawn from the generators or written to buffers is taken back before the next.
+    drawn from the generators or written to buffers is taken back before the next. Of a graph that has run for batches
+    of the same shape before nothing is remembered, which would cost about 50 µs per batch: an error of its own is
+    raised, and no number is computed from what it may have left behind.
 
     Args:
         options: as `check_compile` returns them.
@@ -76,26 +78,32 @@ class Attempt:
     ) -> None:
         self.options, self.compiled, self.eager, self.failures = options, compiled, eager, failures
         self.modules = [module for module in modules if isinstance(module, nn.Module)]
-        self._settled: set[bool] = set()
+        #: For which shapes, with gradients and without, a graph has run.
+        self._settled: set[Any] = set()
         #: With CUDA graphs the next call overwrites what one returns; figures and gradients are kept for longer.
         self._copies = options.get("mode") in ("reduce-overhead", "max-autotune")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.failures:
             return self.eager(*args, **kwargs)
-        gradients = torch.is_grad_enabled()
-        if gradients in self._settled:
+        batch = torch.is_grad_enabled(), _shapes(args), _shapes(kwargs)
+        if batch in self._settled:
             try:
                 result = self.compiled(*args, **kwargs)
                 return map_tensors(result, _copy) if self._copies else result
-            except Exception:  # no graph is there for this batch, or the batch is at fault: what follows tells
-                pass
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if not _is_compilers(error):
+                    self.eager(*args, **kwargs)  # the batch's own fault is told better by this
+                    raise
+                # Something else than a shape has changed that the graph was made for. It has not run.
         generators = rng_state()
         buffers = [(b, b.clone()) for module in self.modules for b in module.buffers()]
         try:
             with _switches(self.options["what"]):
                 result = self.compiled(*args, **kwargs)
-            self._settled.add(gradients)
+            self._settled.add(batch)
             return map_tensors(result, _copy) if self._copies else result
         except Exception as error:
             failure = error
@@ -253,6 +261,22 @@ class CompiledStep:
                 address = gradient.data_ptr()  # what is the gradient of two parameters may be one tensor
                 parameter.grad = gradient.clone() if address in taken else gradient
                 taken.add(address)
+
+
+def _shapes(given: Any) -> Any:
+    """What of a call's arguments graphs are made for, as a key."""
+    if isinstance(given, torch.Tensor):
+        return given.shape, given.dtype
+    if isinstance(given, (tuple, list)):
+        return tuple([_shapes(part) for part in given])
+    if isinstance(given, dict):
+        return tuple([(name, _shapes(part)) for name, part in given.items()])
+    return given if isinstance(given, bool) else type(given)
+
+
+def _is_compilers(error: Exception) -> bool:
+    """Whether an error is from compiling, not from what was compiled."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch"))
 
 
 def _called(call: Any, args: Any, kwargs: Any) -> Any:

@@ -611,10 +611,16 @@ def test_float16_and_a_compiled_step_exclude_each_other() -> None:
         trainer(net(), AMP("fp16"), compile="step")
 
 
-def test_one_of_two_trainers_does_not_mind_the_other() -> None:
-    amp = AMP("fp16")
-    for it in (one := trainer(net(), amp), trainer(net(), amp), one):
-        it.fit(data(), epochs=1)
+def test_one_callback_in_two_trainers_trains_each_as_one_of_its_own_does() -> None:
+    def run(*amps: AMP) -> list[nn.Module]:
+        models = [net(seed) for seed in range(2)]
+        one, two = (trainer(model, amp) for model, amp in zip(models, amps, strict=True))
+        for it in (one, two, one):
+            it.fit(data(), epochs=1)
+        return models
+
+    shared = AMP("fp16")
+    assert all(map(equal, run(shared, shared), run(AMP("fp16"), AMP("fp16"))))
 
 
 @pytest.mark.parametrize(

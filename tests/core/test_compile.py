@@ -289,6 +289,56 @@ def test_where_the_compiler_fails_it_is_said_once_and_the_run_is_the_one_without
     assert "aot_eager" in str(said[0].message)
 
 
+def test_where_a_later_graph_of_a_new_shape_fails_what_the_one_before_did_is_taken_back() -> None:
+    class Broken(nn.Module):
+        """Two graphs: one draws and writes to buffers, the other comes behind it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.5))
+            self.tail = nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.head(x)
+            torch._dynamo.graph_break()
+            return self.tail(out)
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        if any(isinstance(i, Tensor) and i.shape == (8, 16) for i in inputs):  # the short batch of the second graph
+            raise RuntimeError("no such kernel")
+        return graph.forward
+
+    def build() -> Broken:
+        torch.manual_seed(0)
+        return Broken()
+
+    plain, history = train(None, build())
+    with pytest.warns(EngineWarning, match="no such kernel"):
+        left, figures = train({"what": "model", "backend": backend}, build())
+    assert same(plain, left)
+    assert figures == history
+
+
+@pytest.mark.parametrize("what", ["model", "step"])
+def test_a_graph_that_ran_and_fails_by_itself_is_an_error_as_nobody_knows_what_it_left_behind(what: str) -> None:
+    calls = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        def forward(*args: Any) -> Any:
+            calls.append(len(calls))
+            if len(calls) == 3:
+                raise RuntimeError("a kernel of the third batch")
+            return graph.forward(*args)
+
+        return forward
+
+    net = small()
+    with pytest.raises(RuntimeError, match="a kernel of the third batch") as raised:
+        train({"what": what, "backend": backend}, net)
+    assert "batch 2" in "".join(raised.value.__notes__)
+    assert calls == [0, 1, 2]
+
+
 @pytest.mark.parametrize("what", ["model", "step"])
 def test_without_a_cpp_compiler_the_run_goes_on_and_says_what_to_install(what: str, tmp_path: Path) -> None:
     script = f"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import math
 import os
 import subprocess
@@ -37,8 +38,8 @@ def part(name: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.{name}")
 
 
-by_hand, calls, consoles, gpu, install_peers, loops = map(
-    part, ("by_hand", "calls", "consoles", "gpu", "install_peers", "loops")
+by_hand, calls, consoles, gpu, install_peers, loops, shares = map(
+    part, ("by_hand", "calls", "consoles", "gpu", "install_peers", "loops", "shares")
 )
 measure, ours, peers, registry, remote, report, statistics, workloads = map(
     part, ("measure", "ours", "peers", "registry", "remote", "report", "statistics", "workloads")
@@ -219,6 +220,42 @@ def test_consoles_are_what_they_say(console: str, watched: bool) -> None:
     with pytest.raises(KeyError), getattr(consoles, console)():
         raise KeyError
     assert sys.stdout is before
+
+
+@pytest.mark.parametrize("console", ["to_pipe", "to_terminal"])
+def test_a_console_does_not_wait_for_workers_that_somebody_left_behind(console: str) -> None:
+    with getattr(consoles, console)():
+        left = subprocess.Popen(["sleep", "60"], stdout=sys.stdout.fileno())
+    assert left.poll() is None
+    left.kill()
+    left.wait()
+
+
+# What a part of a fit takes.
+
+
+def test_a_clock_counts_what_calls_itself_once_and_knows_the_hooks_of_batches(monkeypatch: Any) -> None:
+    now = itertools.count()
+    monkeypatch.setattr(shares, "time", SimpleNamespace(process_time=lambda: next(now)))
+    clock = shares.Clock()
+
+    def on_after_train_batch() -> None:
+        """Takes a second, as all do here."""
+
+    inner = clock.around(on_after_train_batch)
+    clock.around(lambda: inner())()
+    assert (clock.seconds, clock.of_steps) == (1, 0)
+    inner()
+    assert (clock.seconds, clock.of_steps) == (2, 1)
+
+
+def test_shares_are_those_of_the_display_and_of_saving(monkeypatch: Any) -> None:
+    monkeypatch.setattr(shares, "WORKLOADS", {"w2": little("w2"), "w6": little("w6")})
+    monkeypatch.setattr(shares, "EPOCHS", 1)
+    assert all(0 < steps.median < whole.median for steps, whole in shares.displays(1).values())
+    saved = shares.saves(1)
+    assert list(saved) == ["best", "lean"]
+    assert all(whole.median > 0 for _, whole in saved.values())
 
 
 # The statistics.
