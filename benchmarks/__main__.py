@@ -78,7 +78,7 @@ def measured(work: Workload, options: argparse.Namespace) -> str:
     groups = environment.by_library(guests(work, options)).values()
     away = [RemoteSession(work, group, str(environment.PYTHON), options.quick) for group in groups]
     everybody: list[Session | RemoteSession] = [here, *away]
-    rounds = options.rounds or work.rounds
+    rounds = options.rounds or (1 if options.quick else work.rounds)
     for number in range(rounds + 1):
         say(f"{work.name}: round {number} of {rounds}" if number else f"{work.name}: warming up")
         for session in random.Random(number).sample(everybody, len(everybody)):
@@ -119,7 +119,8 @@ def rows_away(session: RemoteSession, options: argparse.Namespace) -> list[Row]:
     records, calls = session.close(count_calls=work.name in COUNTED)
     rows = []
     for name, contender in session.contenders.items():
-        row = Row(contender, records[name], records[contender.base], best=records["best"], calls_run=calls.get(name))
+        record, base = records[name], records[contender.base]
+        row = Row(contender, record, base, records.get("naive"), records["best"], calls_run=calls.get(name))
         if options.fresh and not row.record.fault and not contender.unsaved:
             row.peak = peak_megabytes(name, work.name, python=str(environment.PYTHON))
         rows.append(row)
@@ -154,6 +155,8 @@ def main(given: Sequence[str] | None = None) -> int:
         print(part, end="\n\n", flush=True)
 
     print(report.machine(), end="\n\n", flush=True)
+    if options.quick:
+        print("A handful of batches, to see that everything runs: these times mean nothing.", end="\n\n", flush=True)
     for name in options.workloads:
         report_on(measured(quick(WORKLOADS[name]) if options.quick else WORKLOADS[name], options))
     report_on(report.fixed_report(fixed_costs(3 if options.quick else options.rounds or 21)))

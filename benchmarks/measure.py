@@ -42,6 +42,8 @@ class Record:
 
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
+    #: CPU time of fits of one batch, most of which is no step's.
+    once: list[float] = field(default_factory=list)
     #: The largest difference of a weight from those it is to be like.
     apart: float = 0.0
     #: Why it is not ranked; empty where it is.
@@ -100,6 +102,11 @@ def different_figure(mine: Rows, others: Rows, tolerance: float = FIGURES) -> st
 def _close(found: Any, value: Any, tolerance: float) -> bool:
     found, value = torch.as_tensor(found).double(), torch.as_tensor(value).double()
     return found.shape == value.shape and bool(torch.allclose(found, value, rtol=tolerance, atol=tolerance))
+
+
+def one_batch(work: Workload) -> Workload:
+    """The same with one batch of training and one of validation."""
+    return replace(work, rows=(work.batch_size, work.batch_size), epochs=1)
 
 
 def judge(contender: Contender, mine: Outcome, other: Outcome, record: Record) -> None:
@@ -176,9 +183,11 @@ class Session:
         record = self.records[name]
         try:
             cpu, wall, outcomes[name] = timed(self.contenders[name], self.work)
+            once = timed(self.contenders[name], one_batch(self.work))[0]
         except Exception as error:  # one contender's failure is its own: it is named, and the others run on
             record.fault = f"failed: {type(error).__name__}: {error}".splitlines()[0]
             return
         if counts:
             record.cpu.append(cpu)
             record.wall.append(wall)
+            record.once.append(once)

@@ -44,7 +44,11 @@ def train(job: Job, verbose: int = 0, macro: str = "macro") -> Any:
     saving: dict[str, Any] = {}
     if job.save_every is not None:
         saving = {"callbacks": [Checkpoint(every_steps=job.save_every)], "folder": job.folder}
-    report = macro if job.report == "macro" else job.report + " of tokens" * (job.per_sample > 1)
+    report = (
+        macro
+        if job.report == "macro"
+        else job.report + " of tokens" * (job.report == "accuracy" and job.per_sample > 1)
+    )
     trainer = Trainer(
         job.net,
         F.cross_entropy,

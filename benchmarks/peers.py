@@ -42,21 +42,23 @@ MODULES = {
 class Kept:
     """The best loop's way with figures, for steps that one writes oneself."""
 
-    def __init__(self, job: Job, every: int = 64) -> None:
-        self.job, self.every = job, every
+    def __init__(self, job: Job) -> None:
+        self.job = job
         self.rows: Rows = []
         self.begin()
 
     def begin(self) -> None:
         """Begin a stage."""
         self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.total, self.right, self.n = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+        self.total: Any = 0.0
+        self.right: Any = 0
+        self.n = 0
         self.cm = torch.zeros(CLASSES**2, dtype=torch.int64)
 
     def add(self, loss: Tensor, out: Tensor, y: Tensor) -> None:
         """Take in a batch."""
         self.kept.append((loss.detach(), out.detach(), y))
-        if len(self.kept) == self.every:
+        if len(self.kept) == 64:
             self.reduce()
 
     def reduce(self) -> None:
@@ -85,6 +87,32 @@ class Kept:
         self.begin()
 
 
+class Read(Kept):
+    """The tutorials' way: each batch's figures are read back."""
+
+    def begin(self) -> None:
+        """Begin a stage."""
+        super().begin()
+        self.preds: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def add(self, loss: Tensor, out: Tensor, y: Tensor) -> None:
+        """Take in a batch."""
+        pred = out.argmax(1)
+        self.total += loss.item() * len(y)
+        self.right += (pred == y).sum().item()
+        self.n += len(y)
+        if self.job.report == "macro":
+            self.preds.append(pred)
+            self.targets.append(y)
+
+    def reduce(self) -> None:
+        """Count what an epoch's matrix needs."""
+        if self.preds:
+            found = torch.cat(self.targets) * CLASSES + torch.cat(self.preds)
+            self.cm = torch.bincount(found, minlength=CLASSES**2)
+
+
 def _ignite_saves(job: Job, trainer: Any, opt: torch.optim.Optimizer) -> None:
     if job.save_every is None:
         return
@@ -105,12 +133,14 @@ def ignite_default(job: Job) -> Rows:
     rows: Rows = []
     opt = adam(job.net, job.fused)
     trainer = create_supervised_trainer(
-        job.net, opt, F.cross_entropy, output_transform=lambda x, y, out, loss: (out, y)
+        job.net, opt, F.cross_entropy, output_transform=lambda x, y, out, loss: (out, y, {"loss": loss})
     )
     evaluator = create_supervised_evaluator(job.net)
-    for engine in (trainer, evaluator):
-        Accuracy().attach(engine, "accuracy")
-        Loss(F.cross_entropy).attach(engine, "loss")
+    # The loss of training is there already.
+    Loss(lambda out, y, loss: loss).attach(trainer, "loss")
+    Accuracy(output_transform=lambda found: found[:2]).attach(trainer, "accuracy")
+    Loss(F.cross_entropy).attach(evaluator, "loss")
+    Accuracy().attach(evaluator, "accuracy")
     ProgressBar().attach(trainer)
 
     def validate(engine: Any) -> None:
@@ -319,7 +349,7 @@ def lightning_lean(job: Job) -> Rows:
 def _accelerate(job: Job, each_step: bool) -> Rows:
     from accelerate import Accelerator
 
-    accelerator, kept = Accelerator(cpu=True), Kept(job, every=1 if each_step else 64)
+    accelerator, kept = Accelerator(cpu=True), (Read if each_step else Kept)(job)
     net, opt, train_dl = accelerator.prepare(job.net, adam(job.net, job.fused), job.train_dl)
     val_dl = None if job.val_dl is None else accelerator.prepare(job.val_dl)
     steps = 0
@@ -334,7 +364,7 @@ def _accelerate(job: Job, each_step: bool) -> Rows:
             steps += 1
             if job.save_every is not None and steps % job.save_every == 0:
                 accelerator.save_state(str(job.folder))
-            kept.add(loss, *(accelerator.gather_for_metrics((out, y)) if each_step else (out, y)))
+            kept.add(loss.detach(), out.detach(), y)
         kept.end("train")
         if val_dl is None:
             continue
@@ -349,7 +379,7 @@ def _accelerate(job: Job, each_step: bool) -> Rows:
 
 
 def accelerate_default(job: Job) -> Rows:
-    """A loop by hand that gathers its figures after every step."""
+    """A loop by hand that reads its figures back after every step, and gathers those of validation."""
     return _accelerate(job, each_step=True)
 
 
@@ -365,7 +395,7 @@ def _torchtnt(job: Job, each_step: bool) -> Rows:
     from torchtnt.framework.train import train
     from torchtnt.framework.unit import EvalUnit, TrainUnit
 
-    kept = Kept(job, every=1 if each_step else 64)
+    kept = (Read if each_step else Kept)(job)
 
     class Unit(TrainUnit[Any], EvalUnit[Any]):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
@@ -412,7 +442,7 @@ def _torchtnt(job: Job, each_step: bool) -> Rows:
 
 
 def torchtnt_default(job: Job) -> Rows:
-    """A unit that computes its figures after every step, with its bar."""
+    """A unit that reads its figures back after every step, with its bar."""
     return _torchtnt(job, each_step=True)
 
 
@@ -462,7 +492,7 @@ def _fastai(job: Job, quiet: bool) -> Rows:
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner, Recorder
-    from fastai.metrics import AvgMetric, accuracy
+    from fastai.metrics import AvgLoss, AvgMetric, accuracy
     from fastai.optimizer import OptimWrapper
 
     class Saves(Callback):  # type: ignore[misc, unused-ignore]
@@ -479,7 +509,7 @@ def _fastai(job: Job, quiet: bool) -> Rows:
         job.net,
         loss_func=F.cross_entropy,
         opt_func=partial(OptimWrapper, opt=torch.optim.Adam, fused=job.fused or None),
-        metrics=[AvgMetric(F.cross_entropy), accuracy if job.per_sample == 1 else AvgMetric(right)],
+        metrics=[AvgLoss(), accuracy if job.per_sample == 1 else AvgMetric(right)],
         cbs=[] if job.save_every is None else [Saves()],
         wd=0.0,
         path=job.folder,
@@ -497,10 +527,10 @@ def _fastai_rows(recorder: Any, accuracy: str) -> Rows:
     rows = []
     names = list(recorder.metric_names)[1:-1]  # between the epoch's number and its time
     for values in recorder.values:
-        found = dict(zip(names, values, strict=False))
-        row = {"train": {"loss": found["train_cross_entropy"], "accuracy": found[f"train_{accuracy}"]}}
-        if "valid_cross_entropy" in found:
-            row["val"] = {"loss": found["valid_cross_entropy"], "accuracy": found[f"valid_{accuracy}"]}
+        found = dict(zip(names, values, strict=False))  # its own moving average comes before the metric of its name
+        row = {"train": {"loss": found["train_loss"], "accuracy": found[f"train_{accuracy}"]}}
+        if "valid_loss" in found:
+            row["val"] = {"loss": found["valid_loss"], "accuracy": found[f"valid_{accuracy}"]}
         rows.append(row)
     return rows
 
@@ -556,6 +586,7 @@ def _transformers(job: Job, quiet: bool) -> Rows:
         save_steps=job.save_every or 500,
         save_total_limit=None if job.save_every is None else 1,
         logging_strategy="no" if quiet else "steps",
+        logging_nan_inf_filter=not quiet,  # it reads each loss back
         disable_tqdm=quiet,
     )
     opt = adam(job.net, job.fused)

@@ -75,7 +75,8 @@ def serve(session: Session, answers: Any) -> None:
             session.round(counts=what == "round")
             answer: Any = "done"
         else:
-            calls = {name: _calls(session, name) for name in session.contenders} if what == "count" else {}
+            peers = [name for name, contender in session.contenders.items() if contender.module]
+            calls = {name: _calls(session, name) for name in peers} if what == "count" else {}
             answer = {"records": {name: asdict(record) for name, record in session.records.items()}, "calls": calls}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
@@ -107,8 +108,9 @@ def main() -> None:
     names = sys.argv[3:]
     session = Session(
         quick(work) if sys.argv[2] == "quick" else work,
-        [BEST, *(peer for peer in PEERS if peer.name in names)],
-        references=[NAIVE],
+        # What saving takes is divided by the same without it, which needs no other loop.
+        [BEST, *([NAIVE] if work.save_every is None else []), *(peer for peer in PEERS if peer.name in names)],
+        references=[NAIVE] if work.save_every is not None else [],
     )
     serve(session, answers)
 

@@ -19,14 +19,24 @@ from .steady import cores
 from .workloads import Workload
 
 NONE = "–"
-HEAD = ("contender", "÷ by", "CPU µs/step", "CPU", "quartiles", "wall", "CPU ÷ naive", "CPU ÷ best", "calls: loss",
-        "calls: as run", "peak MB", "weights")  # fmt: skip
+HEAD = ("contender", "÷ by", "CPU µs/step", "CPU", "quartiles", "wall", "CPU ÷ naive", "CPU ÷ best", "1 batch, ms",
+        "calls: loss", "calls: as run", "peak MB", "weights")  # fmt: skip
 
 EXPLANATION = """\
+`best` is the best loop by hand that is known, with fused Adam; `naive` that of tutorials, with Adam as one gets it and
+figures read back every step; both are in [loops.py](loops.py), and leave the data to the DataLoader. `lean` is this
+library with the optimizer of `best` and nothing shown, `display` the same with its console, `default` with its console
+and the optimizer of `naive`, into a pipe or a terminal. It cuts batches of data in memory from whole tensors instead of
+asking the DataLoader for one sample after the other, which is most of what it gains on w1 and w3. "(any dataset)" is a
+dataset that this cannot be done with, which leaves the rest of the gain; on w5 nobody can. "(one patch)" computes the
+figures of w3 by `ConfusionMetrics`. Of each peer there is what its documentation shows first (`default`, with the
+optimizer of `naive`, and to be read by "CPU ÷ naive") and the quickest way we found (`lean`, with that of `best`);
+[peers.py](peers.py) has them.
+
 Every round runs each contender once, in a shuffled order; times are divided by those of another contender in the same
 round ("÷ by"), and what is shown are medians over the rounds, with quartiles for CPU time. CPU time includes that of
 workers. `best again` is the best loop a second time: differences as small as its own mean nothing. Peers run in a
-process of their own beside the best loop, in the same rounds, and are divided by that.
+process of their own beside the loops by hand, in the same rounds, and are divided by those.
 
 Two things are the same for everybody, so that times repeat: processes keep the memory they have got (glibc's `mallopt`;
 else the page faults of large tensors are a fifth of w2, and differ from run to run), and they stay on the first core,
@@ -38,12 +48,14 @@ says; most save every 100 steps and no more, this library, torchtnt and transfor
 library's are checked when they are read, and survive a power cut when they are written: CPU time has the hashing for
 it, wall time the flushing.
 
-CPU µs/step is the time of the whole fit, validation included, by the number of updates. Calls are Python and C calls
-per training step beyond those of the loop that adds up its loss and does nothing else: once with the loss alone, and
-once as the contender is run here; they are counted, and the same every time. Peak MB is that of a fresh process. Weights: "equal" is to the bit, to those of the
-best loop ("default": to those of `naive`, which has the unfused optimizer, too); else the largest difference. All
-report the same figures, to 1e-6, or to as much as their weights may differ, 1e-2 at most. Whoever differs is named
-below the table, and not ranked.\
+CPU µs/step is the time of the whole fit, validation included, by the number of updates. "1 batch" is that of a fit of
+one batch with its validation, little of which is the step's: where it is tens of milliseconds, as a run of w1 takes
+about 100, a library is better compared by its calls. Calls are Python and C calls per training step beyond those of the
+loop that adds up its loss and does nothing else: once with the loss alone, and once as the contender is run here.
+Without a display they are the same every time: where times lie as close together as they do on w4, calls say who does
+more. Peak MB is that of a fresh process. Weights: "equal" is to the bit, to those of the best loop ("default": to those
+of `naive`, which has the unfused optimizer, too); else the largest difference. All report the same figures, to 1e-6, or
+to as much as their weights may differ, 1e-2 at most. Whoever differs is named below the table, and not ranked.\
 """
 
 
@@ -91,6 +103,7 @@ def cells(row: Row, steps: int) -> list[str]:
         number(wall.median, ".3f"),
         number(naive),
         number(row.rank, ".3f"),
+        f"{1e3 * spread(row.record.once).median:.1f}" if row.record.once else NONE,
         number(row.calls_loss, "+.1f"),
         number(row.calls_run, "+.1f"),
         number(row.peak, ".0f"),

@@ -202,6 +202,7 @@ _W4 = Workload(
     epochs=1,
     batch_size=16,
     per_sample=SEQUENCE,
+    rounds=12,
 )
 
 WORKLOADS = {
@@ -216,6 +217,7 @@ WORKLOADS = {
             cnn,
             epochs=2,
             batch_size=64,
+            rounds=11,
         ),
         replace(
             _W1, name="w3", title="w1 and macro F1, precision, recall, confusion matrix of every epoch", heavy=True
@@ -230,7 +232,7 @@ WORKLOADS = {
             epochs=2,
             batch_size=64,
             workers=2,
-            rounds=5,
+            rounds=3,
         ),
         replace(
             _W4,
@@ -238,7 +240,7 @@ WORKLOADS = {
             title="w4 with 110 steps and a checkpoint every 100",
             rows=(16 * 110, 16 * 10),
             save_every=100,
-            rounds=3,
+            rounds=2,
         ),
     )
 }

@@ -44,9 +44,10 @@ def bind_tasks(
                 type(task).__name__,
                 partial(_accepts, step),
             )
+        default = _is_default(step)
         if trainer.compiled_step is not None:
-            step = trainer.compiled_step.of(step, stage, _is_default(step))
-        task.bind(trainer, Bound(stage, source, slots, step))
+            step = trainer.compiled_step.of(step, stage, default)
+        task.bind(trainer, Bound(stage, source, slots, step, default))
 
 
 def resolve_step(task: EpochTask, trainer: Any, stage: Stage, function: Any = None) -> Callable[..., Any]:

@@ -26,6 +26,8 @@ class Bound:
     source: BatchSource
     slots: Sequence[Slot]
     step: Callable[..., Any]
+    #: Whether the step is the one that runs where no other is written.
+    default: bool = False
 
 
 class BoundTask:
@@ -77,6 +79,14 @@ class BoundTask:
     def slots_of(self, stage: str) -> Sequence[Slot]:
         """The metrics of a stage."""
         return self._bound[stage].slots
+
+    def step_of(self, stage: str) -> Callable[..., Any]:
+        """The step of a stage."""
+        return self._bound[stage].step
+
+    def has_default_step(self, stage: str) -> bool:
+        """Whether a stage runs the step that runs where no other is written."""
+        return self._bound[stage].default
 
     def source_of(self, stage: str) -> BatchSource:
         """The loader of a stage, with its position."""

@@ -19,6 +19,7 @@ from .errors import (
     CheckpointError,
     StateError,
     StorageError,
+    a_kind,
     chain,
     did_you_mean,
     refuse_unknown,
@@ -157,7 +158,7 @@ class CheckpointStore:
         if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int)):
             raise ArgumentTypeError(f"epoch={epoch!r}: an int or None is needed")
         if not isinstance(things, Mapping):
-            raise ArgumentTypeError(f"a dict of things by name is needed, not a {type(things).__name__}")
+            raise ArgumentTypeError(f"a dict of things by name is needed, not {a_kind(things)}")
         content = {name: _state_of(thing) for name, thing in things.items()}
         numbers = {str(name): _number(name, value) for name, value in (figures or {}).items()}
         self._refuse_earlier(step)
@@ -360,13 +361,13 @@ def load_into(things: Mapping[str, Any], content: Any, where: str) -> None:
         StateError: a name is missing, or a state does not fit; what was loaded before is put back.
     """
     if not isinstance(content, Mapping):
-        raise StateError(f"{where} holds a {type(content).__name__}, no dict of states")
+        raise StateError(f"{where} holds {a_kind(content)}, no dict of states")
     if missing := [name for name in things if name not in content]:
         raise StateError(f"{where} has no {', '.join(map(repr, missing))}; it holds {', '.join(map(repr, content))}")
     for name, thing in things.items():
         if not isinstance(thing, Stateful):
             raise ArgumentTypeError(
-                f"{name!r} is a {type(thing).__name__} without load_state_dict; read data with store.newest().read()"
+                f"{name!r} is {a_kind(thing)} without load_state_dict; read data with store.newest().read()"
             )
     before: list[tuple[Stateful, StateDict]] = []
     name = ""
@@ -406,7 +407,7 @@ def _is_pinned(path: Path) -> bool:
 def _number(name: str, value: Any) -> float:
     with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
         return float(value)
-    raise ArgumentTypeError(f"figures[{name!r}]={value!r}: a number is needed, not a {type(value).__name__}")
+    raise ArgumentTypeError(f"figures[{name!r}]={value!r}: a number is needed, not {a_kind(value)}")
 
 
 def _none_valid(folder: Path, wrong: list[str]) -> str:

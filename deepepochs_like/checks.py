@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import ArgumentError, ArgumentTypeError, LossError, nearest
+from .errors import ArgumentError, ArgumentTypeError, LossError, a_kind, nearest
 from .optimizer import Optimizers
+from .patches.base import metric_name, shown
 from .shapes import warn_broadcast
 from .utils.warn import warn
 
@@ -38,14 +39,14 @@ def check_models(model: Any) -> dict[str, nn.Module]:
                 f"{where}={module.__name__}: this is a class; pass an instance, {module.__name__}(...)"
             )
         if not isinstance(module, nn.Module):
-            raise ArgumentTypeError(f"{where}={module!r}: a torch.nn.Module is needed, not a {type(module).__name__}")
+            raise ArgumentTypeError(f"{where}={module!r}: a torch.nn.Module is needed, not {a_kind(module)}")
     return models
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """Return `value` if it is an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ArgumentTypeError(f"{name}={value!r}: an int is needed, not a {type(value).__name__}")
+        raise ArgumentTypeError(f"{name}={value!r}: an int is needed, not {a_kind(value)}")
     if value < least:
         raise ArgumentError(f"{name}={value}: at least {least} is needed")
     return value
@@ -161,20 +162,8 @@ def check_loss(loss: Any, model_out: Any, batch_y: Any, training: bool, trainer:
     Raises:
         LossError: it is no scalar tensor, or has no gradient although it is to be trained on.
     """
-    if loss is None:
-        raise LossError(
-            "the model returned a dict without 'loss', and Trainer(loss=None) takes the loss from there; add it, or "
-            "pass loss="
-        )
     if not isinstance(loss, torch.Tensor):
-        raise LossError(
-            f"the loss is {loss!r}, a {type(loss).__name__}; a 0-dimensional tensor is needed"
-            + (
-                ""
-                if trainer.loss.function
-                else " (with Trainer(loss=None) the model returns its loss; else pass loss=)"
-            )
-        )
+        raise LossError(_no_tensor(loss, model_out, trainer.loss.function))
     if loss.ndim:
         raise LossError(
             f"the loss has shape {tuple(loss.shape)}; a single number per batch is needed: reduce it, e.g. loss.mean()"
@@ -190,6 +179,22 @@ def check_loss(loss: Any, model_out: Any, batch_y: Any, training: bool, trainer:
             "way (.item(), .detach(), torch.no_grad(), argmax)"
         )
     warn_broadcast(model_out, batch_y, trainer.said, trainer.loss.function, loss)
+
+
+def _no_tensor(loss: Any, model_out: Any, function: Any) -> str:
+    """What to say of a loss that is no tensor: whose it is, and what it takes."""
+    if function is not None:
+        returned = f"loss={metric_name(function)} returned {shown(loss)}; a 0-dimensional tensor is needed"
+        return f"loss={metric_name(function)} returned None; does it return?" if loss is None else returned
+    if isinstance(model_out, dict) and loss is None:
+        found = "a 'loss' that is None" if "loss" in model_out else "a dict without 'loss'"
+        return f"the model returned {found}, and Trainer(loss=None) takes the loss from there; add it, or pass loss="
+    if loss is None:
+        return "the model returned None, and Trainer(loss=None) takes the loss from it; does its forward() return?"
+    return (
+        f"the loss is {shown(loss)}; a 0-dimensional tensor is needed (with Trainer(loss=None) the model returns its "
+        "loss; else pass loss=)"
+    )
 
 
 def warn_collision(name: str, stage: str) -> None:

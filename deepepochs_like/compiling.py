@@ -57,8 +57,8 @@ class Attempt:
 
     An error that both of them raise is the caller's own, and nobody is warned. What a call that may have to compile has
     drawn from the generators or written to buffers is taken back before the next. Of a graph that has run for batches
-    of the same shape before nothing is remembered, which would cost about 50 µs per batch: an error of its own is
-    raised, and no number is computed from what it may have left behind.
+    of the same shape before nothing is remembered, which would cost about 50 µs per batch: its errors are raised, and
+    nothing is computed a second time from what it may have left behind.
 
     Args:
         options: as `check_compile` returns them.
@@ -86,18 +86,20 @@ class Attempt:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.failures:
             return self.eager(*args, **kwargs)
-        batch = torch.is_grad_enabled(), _shapes(args), _shapes(kwargs)
+        # With dynamic shapes one graph is for all.
+        shapes = None if self.options.get("dynamic") else (_shapes(args), _shapes(kwargs))
+        batch = torch.is_grad_enabled(), shapes
         if batch in self._settled:
             try:
                 result = self.compiled(*args, **kwargs)
                 return map_tensors(result, _copy) if self._copies else result
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
                 if not _is_compilers(error):
-                    self.eager(*args, **kwargs)  # the batch's own fault is told better by this
+                    error.add_note("in a graph that torch.compile has made; without compile= torch says what is wrong")
                     raise
                 # Something else than a shape has changed that the graph was made for. It has not run.
+        if torch._C._get_tracing_state() is not None:  # for TensorBoard's graph, say: it is to see the module itself
+            return self.eager(*args, **kwargs)
         generators = rng_state()
         buffers = [(b, b.clone()) for module in self.modules for b in module.buffers()]
         try:
@@ -360,8 +362,8 @@ def _failed(options: dict[str, Any], error: BaseException) -> str:
         fix = f"batches have too many shapes: compile={{'what': {what!r}, 'dynamic': True}} makes one graph for all"
     elif isinstance(error, NotImplementedError):
         fix = "update torch, or use compile='model'"
-    elif what == "step" and kind == "Unsupported":
-        fix = "change what cannot be traced, or use compile='model', which compiles around it"
+    elif what == "step" and (kind in ("Unsupported", "UserError") or "data-dependent" in text):
+        fix = "use compile='model', which compiles around what cannot be traced, or change that"
     else:
         fix = f"compile={{'what': {what!r}, 'backend': 'aot_eager'}} tells whether it is the backend's fault"
     return (

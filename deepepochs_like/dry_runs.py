@@ -14,6 +14,7 @@ from .callbacks.default import DefaultCallback
 from .callbacks.fine_tune import FineTune
 from .checks import check_count
 from .errors import ArgumentError, EngineError, LoaderError
+from .idle import FIX, SAID, fingerprints, moved
 from .probe import (
     First,
     as_request,
@@ -47,6 +48,7 @@ class DevRun:
         ran: the callbacks that took part, by class name.
         stayed_out: those that did not, as they would write files or show something.
         unsaved: why a checkpoint of the run could not be written; empty where it could.
+        changed: whether the weights have changed although no update was counted: by an optimizer that is a step's own.
 
     Example:
         >>> print(DevRun({'loss': 0.5}, {}, {'train': 2}, 2, 0.1, ['GradClip'], ['Checkpoint']))
@@ -64,6 +66,7 @@ class DevRun:
     ran: list[str]
     stayed_out: list[str]
     unsaved: str = ""
+    changed: bool = False
 
     def __str__(self) -> str:
         counted = {stage: f"{n} batch{'es' * (n != 1)}" for stage, n in self.batches.items()}
@@ -81,7 +84,8 @@ class DevRun:
         """What worked, but cannot be meant."""
         found = [f"train {name} is {value}" for name, value in self.train.items() if _is_bad(value)]
         found += [f"val {name} is {value}" for name, value in self.val.items() if _is_bad(value)]
-        return found if self.updates else [*found, "no weight was updated: does the step optimize?"]
+        trained = self.updates or self.changed
+        return found if trained else [*found, f"no weight was updated: does the step optimize? {FIX}"]
 
 
 def _is_bad(value: Any) -> bool:
@@ -130,14 +134,16 @@ def fast_dev_run(trainer: Any, train_dl: Any, val_dl: Any = None, batches: int =
         options: dict[str, Any] = {}
         for stage, loader in stages.items():
             options |= as_request(stage, on_data(loader, first_batches(data_of(loader), batches)))
-        start = trainer.progress.step
+        start, before = trainer.progress.step, fingerprints(trainer)
+        trainer.said.add(SAID)  # the report says it
         history = trainer.fit(**options, epochs=1, step=step)
         raise_interruption(trainer)
         figures = {stage: {name: values[-1] for name, values in history.get(stage, {}).items()} for stage in stages}
         updates, unsaved = trainer.progress.step - start, _unsaved(trainer)
+        changed = not updates and moved(trainer, before)
     ran, out = ([type(c).__name__ for c in given if any(c is p for p in part) is here] for here in (True, False))
     seconds = time.perf_counter() - began
-    return DevRun(figures["train"], figures.get("val", {}), count.batches, updates, seconds, ran, out, unsaved)
+    return DevRun(figures["train"], figures.get("val", {}), count.batches, updates, seconds, ran, out, unsaved, changed)
 
 
 def _unsaved(trainer: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from .errors import StopLoopException
 from .execution.window import drop_gradients
 from .hooks import fire
+from .idle import Idle
 from .lazy import LazyFigures
 from .run import RunFolder
 from .scope import ask, fire_each
@@ -44,12 +45,16 @@ class Ending:
         self.passed = False
         self.aside: Any = None
         self.said: set[str] = set()
+        #: Watches a fit that has made no update yet.
+        self.idle: Idle | None = None
 
     def _close_epoch(self, train: dict[str, Any], val: dict[str, Any], where: dict[str, Any]) -> None:
         """End an epoch: hooks, schedulers, and the checkpoint after everyone else."""
         self.progress.stage = "end"
         figures = {"train_metrics": LazyFigures.of(train), "val_metrics": LazyFigures.of(val)}
         fire_each(self, self.hooks.after_epoch, **where, **figures)
+        if self.idle is not None:
+            self.idle.epoch_over()
         advance(self)
         fire(self.hooks.on_checkpoint, trainer=self)
 
@@ -62,6 +67,8 @@ class Ending:
             fire(self.hooks.on_checkpoint, trainer=self)
         leave(self)
         fire(self.hooks.after_fit, trainer=self)
+        if self.idle is not None:
+            self.idle.fit_over()
 
     def recover(self, error: Exception) -> bool:
         """Ask the callbacks about an error in a batch; tell whether the run goes on (or ends) without it."""
@@ -72,13 +79,15 @@ class Ending:
             return False
         elif answer == "stop":
             self.stop(f"on_exception: {type(error).__name__}: {error}")
+        if self.idle is not None:
+            self.idle.skipped()
         # What a batch of evaluation, or a window that the batch did not reach, has nothing to do with stays.
         if self.current_task.stage == "train" and (window is None or window.holds(self.progress.batch)):
             drop_gradients(self)
         return True
 
     def close_window(self) -> None:
-        """Make the update of an accumulation window that the end of a pass cut short."""
+        """Make the update of an accumulation window that the end of a pass cut short, and see that there was one."""
         window = self.execution.window
         if self.current_task.stage == "train" and window is not None and window.batches:
             window.closing = True
@@ -86,3 +95,5 @@ class Ending:
             self.optimize(loss=last[0] if last else None)
             self.progress.step, self.progress.updated = self.progress.step + self.progress.updated, False
             window.reset()
+        if self.current_task.stage == "train" and self.idle is not None:
+            self.idle.pass_over()

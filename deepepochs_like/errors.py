@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable
 
 
@@ -171,6 +172,26 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {guess!r}?" if guess else ""
 
 
+def a_kind(value: object) -> str:
+    """Return what kind of thing a value is, with its article: ``'an int'``, ``'a str'``."""
+    name = type(value).__name__
+    return f"{'an' if name[:1] in tuple('aeioAEIO') or name == 'ndarray' else 'a'} {name}"
+
+
+#: What other libraries put before a figure's name, and between the two.
+_STAGES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "dev", "test"), "val"),
+}
+
+
+def meant_figure(name: str) -> str | None:
+    """Return ``'val/loss'`` for what others call ``val_loss``, ``valid.loss`` and so on; None for any other name."""
+    found = re.fullmatch(r"([A-Za-z]+)[/_. :-]+(\w.*)", name)
+    stage = _STAGES.get(found[1].lower()) if found else None
+    return f"{stage}/{found[2]}" if found and stage else None
+
+
 #: What other libraries call these arguments.
 _CALLED_ELSEWHERE = {
     **dict.fromkeys(("optimizer", "optimizers"), "opt"),
@@ -181,6 +202,57 @@ _CALLED_ELSEWHERE = {
     **dict.fromkeys(("train_dataloader", "train_dataloaders", "train_loader", "train_data"), "train_dl"),
     **dict.fromkeys(("val_dataloader", "val_dataloaders", "val_loader", "val_data", "validation_data"), "val_dl"),
     **dict.fromkeys(("test_dataloader", "test_dataloaders", "test_loader", "dataloaders"), "test_dl"),
+    **dict.fromkeys(("ckpt_path", "resume_from_checkpoint"), "resume"),
+    **dict.fromkeys(("default_root_dir", "output_dir", "save_dir", "log_dir", "logdir"), "folder"),
+    **dict.fromkeys(("save_top_k", "save_best_only", "save_total_limit"), "keep_best"),
+    **{"save_last": "keep_last", "every_n_epochs": "every_epochs", "every_n_train_steps": "every_steps"},
+    **{"restore_best_weights": "restore_best", "stopping_threshold": "threshold", "start_from_epoch": "warmup"},
+    "check_val_every_n_epoch": "val_freq",
+}
+
+_WHERE = "Trainer(folder=..., running_id=...) decides where"
+_PLACES = ("log_dir", "logdir", "save_dir", "dirpath", "dir", "path", "folder", "root_dir", "name", "version")
+#: What goes another way here than by an argument: whose arguments -> name -> what to do instead.
+_GOES_ELSEWHERE: dict[str, dict[str, str]] = {
+    "Trainer": {
+        **dict.fromkeys(("precision", "amp", "fp16", "bf16", "mixed_precision"), "callbacks=[AMP('bf16')]"),
+        **dict.fromkeys(
+            ("gradient_clip_val", "max_grad_norm", "grad_clip", "gradient_clip", "clip_grad_norm"),
+            "callbacks=[GradClip(1.0)]",
+        ),
+        **dict.fromkeys(("lr", "learning_rate"), "opt=torch.optim.Adam(model.parameters(), lr=...)"),
+        "weight_decay": "opt=torch.optim.AdamW(model.parameters(), weight_decay=...)",
+        **dict.fromkeys(("scheduler", "lr_scheduler", "sched"), "opt=Optimizer(optimizer, scheduler)"),
+        **dict.fromkeys(("seed", "random_seed", "random_state"), "set_seed(...) before the model is made"),
+        **dict.fromkeys(("logger", "loggers"), "callbacks=[TensorBoard()], or another logger"),
+        **dict.fromkeys(("early_stopping", "patience"), "callbacks=[EarlyStopping('val/loss', patience=...)]"),
+        "batch_size": "DataLoader(..., batch_size=...), which the batches come from",
+        "strategy": "device=accelerate.Accelerator(...)",
+        "fast_dev_run": "trainer.fast_dev_run(train_dl)",
+        "overfit_batches": "trainer.overfit_batch(train_dl)",
+        "train_dl": "trainer.fit(train_dl=...)",
+        "val_dl": "trainer.fit(train_dl, val_dl=...)",
+        **{name: f"trainer.fit(..., {name}=...)" for name in ("max_steps", "val_freq", "step")},
+    },
+    "Trainer.fit": {
+        **{
+            name: f"Trainer(..., {name}=...)" for name in ("loss", "opt", "device", "callbacks", "resume", "accumulate")
+        },
+        **dict.fromkeys(("lr", "learning_rate"), "Trainer(..., opt=torch.optim.Adam(model.parameters(), lr=...))"),
+        "shuffle": "DataLoader(..., shuffle=True), which the batches come from",
+        "ckpt_path": "Trainer(..., resume=...)",
+    },
+    "Checkpoint": {
+        **dict.fromkeys(_PLACES, f"files lie in logs/<running_id>/checkpoints; {_WHERE}"),
+        **dict.fromkeys(
+            ("filename", "filepath", "file", "file_name"),
+            "files are named by their step; trainer.save_checkpoint(path) writes one of your own name",
+        ),
+        "save_weights_only": "a checkpoint holds the whole run; trainer.save_weights(path) writes weights alone",
+    },
+    "TensorBoard": dict.fromkeys(_PLACES, f"it writes to logs/<running_id>/tensorboard; {_WHERE}"),
+    "CSVLogger": dict.fromkeys(_PLACES, f"it writes to logs/<running_id>, to file='metrics.csv'; {_WHERE}"),
+    "JSONLLogger": dict.fromkeys(_PLACES, f"it writes to logs/<running_id>, to file='metrics.jsonl'; {_WHERE}"),
 }
 
 
@@ -189,7 +261,9 @@ def refuse_unknown(where: str, unknown: Iterable[str], function: Callable[..., o
     for name in unknown:
         allowed = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
         meant = _CALLED_ELSEWHERE.get(name)
+        other = _GOES_ELSEWHERE.get(function.__qualname__.removesuffix(".__init__"), {}).get(name)
         hint = f"; did you mean {meant!r}?" if meant in allowed else did_you_mean(name, allowed)
+        hint = f"; here: {other}" if other else hint
         hint = hint or f" (it takes {', '.join(allowed)})"
         raise ArgumentTypeError(f"{where} takes no argument {name!r}{hint}")
 

@@ -106,6 +106,21 @@ def detach_removed(trainer: Any) -> None:
                 callback.detach(trainer)
 
 
+def attach_added(trainer: Any) -> None:
+    """Attach the callbacks that have come to ``trainer.callbacks`` since, before they are given a state.
+
+    Each is among ``trainer.attached`` when that is done, unlike in a run, where all are before.
+
+    Raises:
+        ArgumentTypeError, HookError: see `check_callback`.
+    """
+    for callback in trainer.callbacks:
+        if all(callback is not other for other in trainer.attached):
+            check_callback(callback)
+            callback.attach(trainer)
+            trainer.attached = [*trainer.attached, callback]
+
+
 def check_callback(callback: Any) -> None:
     """Check a callback when it is attached.
 
@@ -140,7 +155,7 @@ def check_callback(callback: Any) -> None:
 
 def _check_signature(callback: Any, name: str, arguments: tuple[str, ...]) -> None:
     method = getattr(callback, name)
-    if _unheard(method) or getattr(method, "__module__", "").startswith(_OURS):
+    if _unheard(method) or (getattr(method, "__module__", "") or "").startswith(_OURS):
         return
     try:
         parameters = inspect.signature(method).parameters.values()

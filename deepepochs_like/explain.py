@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from .data import BatchSource
+from .errors import ArgumentTypeError, a_kind
 from .events import EVENTS, by_priority, listens, method_of
+from .task import EpochTask
 
 _HEADINGS = {
     "before_fit": "once, before the run",
@@ -25,7 +29,7 @@ _HEADINGS = {
 }
 
 
-def explain_run(trainer: Any, loaders: Sequence[Any] = ()) -> str:
+def explain_run(trainer: Any, loaders: Sequence[Any] = (), named: Mapping[str, Any] | None = None) -> str:
     """Describe the run of a trainer as text: model, device, steps, loaders, and every hook in the order it fires in."""
     sizes = {name: sum(p.numel() for p in handle.model.parameters()) for name, handle in trainer.models.items()}
     lines = [
@@ -42,21 +46,34 @@ def explain_run(trainer: Any, loaders: Sequence[Any] = ()) -> str:
         lines.append(f"the weights are updated every {trainer.accumulate} batches")
     if trainer.compile is not None:
         lines.append(f"through torch.compile: {', '.join(f'{k}={v!r}' for k, v in trainer.compile.items())}")
-    lines += explain_loaders(trainer, loaders)
+    lines += explain_loaders(trainer, loaders, named)
     lines.append("")
     return "\n".join(lines + explain_hooks(trainer.callbacks))
 
 
-def explain_loaders(trainer: Any, loaders: Sequence[Any]) -> list[str]:
-    """Say which way the batches of loaders take, and why; of none given, of those of the last run."""
-    sources = [BatchSource(loader, f"loader {number}") for number, loader in enumerate(loaders, 1)]
-    if not loaders:
+def explain_loaders(trainer: Any, loaders: Sequence[Any], named: Mapping[str, Any] | None = None) -> list[str]:
+    """Say which way the batches of loaders take, and why; of none given, of those of the last run.
+
+    Raises:
+        ArgumentTypeError: one is no loader, or holds several.
+    """
+    given = {f"loader {number}": loader for number, loader in enumerate(loaders, 1)} | dict(named or {})
+    sources = [_source(name, loader) for name, loader in given.items()]
+    if not given:
         sources = [task.source_of(stage) for stage, tasks in trainer.stage_tasks.items() for task in tasks]
     lines = []
     for source in sources:
         source.look()
         lines.append(f"{source.name}: {source.path}")
     return lines
+
+
+def _source(name: str, given: Any) -> BatchSource:
+    if isinstance(given, (list, tuple)) and any(isinstance(one, (DataLoader, EpochTask)) for one in given):
+        raise ArgumentTypeError(
+            f"explain: {name} is {a_kind(given)} of loaders; pass them one by one: explain(train_dl, val_dl)"
+        )
+    return BatchSource(given.dataloader if isinstance(given, EpochTask) else given, name)
 
 
 def explain_hooks(callbacks: Sequence[Any]) -> list[str]:

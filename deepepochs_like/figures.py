@@ -13,6 +13,7 @@ import torch
 from .errors import NonFiniteLossError, StateError, StepError
 from .patches import Outputs, PatchBase, RunningLoss, ValuePatch
 from .patches.base import check_value, own_copy, same_kind, shown
+from .patches.intact import version_of
 from .patches.slot import Slot
 from .readout import read_out
 from .shapes import warn_broadcast
@@ -37,7 +38,7 @@ class Figures:
         self._saved: dict[str, StateDict] = {}
         #: What the batch in progress has given so far: its loss with its weight, its outputs (of several the last), and
         #: the patches its step returned. Loss and outputs count when the batch is over, so that one that is skipped
-        #: counts in nothing.
+        #: counts in nothing; only a torchmetrics object that fails does so when the update has been made.
         self.loss: Any = None
         self.outputs: Any = None
         self.fed: Any = ()
@@ -51,6 +52,8 @@ class Figures:
         self._leaders = tuple(leaders.values())
         self._followers = [(s, leaders[s.family]) for s in slots if s.family and leaders[s.family] is not s]
         self._preparing: Sequence[Slot] = slots
+        #: Whether outputs are kept that are to stay as they are, which torch tells where it counts changes.
+        self._noting = "tensor" in leaders
 
     def take_outputs(self, preds: Any, targets: Any, weight: Weight) -> None:
         """Show a batch to the metrics, so that an error in one comes before the weights are updated."""
@@ -58,6 +61,14 @@ class Figures:
             for slot in self.slots:
                 warn_broadcast(preds, targets, slot.said, slot.metric)
         self.outputs, self.fed = Outputs(preds, targets, weight), self._leaders
+        if self._noting:
+            if type(preds) is torch.Tensor is type(targets):
+                try:
+                    self.outputs.versions = preds._version, targets._version
+                except RuntimeError:  # in inference mode; to be told so is no little thing in every batch
+                    self._noting = False
+            else:
+                self.outputs.versions = version_of(preds), version_of(targets)
         if self._preparing:
             for slot in self._preparing:
                 slot.prepare(self.outputs)
@@ -70,12 +81,12 @@ class Figures:
             StepError: it is something other than a dict of Patches; the message names the step.
         """
         if not isinstance(patches, Mapping):
-            raise StepError(f"{_called(step)} returned {shown(patches)}; a step returns None or a dict {{name: Patch}}")
+            raise StepError(f"{called(step)} returned {shown(patches)}; a step returns None or a dict {{name: Patch}}")
         returned: dict[str, Any] = {}
         for key, patch in patches.items():
             if not isinstance(patch, PatchBase):
                 raise StepError(
-                    f"{_called(step)} returned {shown(patch)} under {key!r}; wrap it in a Patch, e.g. "
+                    f"{called(step)} returned {shown(patch)} under {key!r}; wrap it in a Patch, e.g. "
                     "ValuePatch(batch_size).load(value)"
                 )
             returned[key if patch.name is None else patch.name] = patch  # of two with one name the later counts
@@ -214,7 +225,7 @@ def add_named(figures: dict[str, Any], name: str, value: Any) -> None:
         figures[name] = value
 
 
-def _called(step: Any) -> str:
+def called(step: Any) -> str:
     """How messages call a step: ``MyTask.train_step``."""
     function = step.func if isinstance(step, partial) else step
     owner = getattr(function, "__self__", None)

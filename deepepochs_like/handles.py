@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .checks import check_loss
 from .hooks import Listeners, fire
@@ -86,7 +86,7 @@ class LossHandle:
                 loss = self.function(model_out, batch_y)
             else:
                 loss = model_out.get("loss") if isinstance(model_out, dict) else model_out
-            if task.first_batch or loss is None or loss.ndim:  # what is no tensor at all shows in the first batch
+            if task.first_batch or type(loss) is not Tensor or loss.ndim:
                 check_loss(loss, model_out, batch_y, training, trainer)
         figures, weight = task.figures, task.batch_weight if weight is None else weight
         # Metrics come before the update, so that an error in one leaves the weights as they were.
@@ -98,7 +98,8 @@ class LossHandle:
                 trainer.optimize(loss=loss)
         if do_metric:
             if loss is not None:
-                figures.loss = (loss.detach(), weight)
+                # With the number of times it was changed in place, which nobody counts in inference mode.
+                figures.loss = loss.detach(), weight, (loss.requires_grad or not loss.is_inference()) and loss._version
             if task.stage_hooks.metrics:
                 trainer.fire_metrics(loss, model_out, batch_y)
         return loss

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from .errors import UnknownFigureError, did_you_mean, meant_figure
 from .types import StateDict
 
 #: What the picture of the learning rates is called.
@@ -75,6 +76,18 @@ class History(dict[str, dict[str, list[Any]]]):
         for name, value in metrics.items():
             figures.setdefault(name, []).append(value)
             epochs.setdefault(name, []).append(epoch)
+
+    def __missing__(self, name: str) -> NoReturn:
+        """Say where a figure stands that was asked for as if it were a stage.
+
+        Raises:
+            UnknownFigureError: always; it is a KeyError.
+        """
+        stage, _, figure = (meant_figure(str(name)) or f"train/{name}").partition("/")
+        stage = "" if str(name).startswith("test") else stage  # no history holds its figures
+        guess = f"; did you mean history[{stage!r}][{figure!r}]?" if figure in self.get(stage, {}) else ""
+        guess = "; did you mean history.learning_rates?" if name == RATE and not guess else guess
+        raise UnknownFigureError(f"history has no {name!r}{guess or did_you_mean(str(name), self) or _there(self)}")
 
     def __repr__(self) -> str:
         lines = self.table().split("\n")
@@ -238,6 +251,10 @@ class History(dict[str, dict[str, list[Any]]]):
         self.learning_rates = {name: list(values) for name, (_, values) in rates.items()}
 
 
+def _there(history: Mapping[str, Any]) -> str:
+    return f"; there are {', '.join(map(repr, history))}" if history else ", as no epoch is over yet"
+
+
 def rates_by_name(optimizers: Any) -> dict[str, float]:
     """The learning rates of ``trainer.opt``: ``{'lr': ...}``, or ``{'lr/<optimizer>.<group>': ...}``.
 
@@ -270,7 +287,7 @@ def _names(groups: Sequence[Any]) -> list[str]:
 def _written(figure: Any, digits: int) -> str:
     """As the console writes a figure (`Words.number`): ``3.00e-05`` where the decimals would hide or swamp it."""
     value = float(figure)
-    if value and math.isfinite(value) and not 10.0 ** (1 - digits) <= abs(value) < 1e6:
+    if value and math.isfinite(value) and not 10.0 ** -max(digits - 1, min(digits, 1)) <= abs(value) < 1e6:
         return f"{value:.{max(digits - 2, 2)}e}"
     return f"{value:.{digits}f}"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .errors import UnknownFigureError, did_you_mean
+from .history import Result
 
 
 class LazyFigures(Mapping[str, Any]):
@@ -47,4 +48,4 @@ class LazyFigures(Mapping[str, Any]):
         return dict(self._read())
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._read()!r})"
+        return f"{type(self).__name__}({Result(self._read())!r})"

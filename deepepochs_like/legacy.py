@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import StateError, StorageError
+from .errors import StateError, StorageError, a_kind
 from .optimizer import Optimizer
 from .state import check_module
 from .storage import load_archive
@@ -136,7 +136,7 @@ def _read(path: Path) -> Any:
 
 def _epoch(content: Any, path: Path) -> int:
     if not isinstance(content, Mapping):
-        raise StateError(f"{path} is no checkpoint of DeepEpochs: it holds a {type(content).__name__}, no dict")
+        raise StateError(f"{path} is no checkpoint of DeepEpochs: it holds {a_kind(content)}, no dict")
     epoch = content.get("epoch")
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
         raise StateError(
@@ -167,12 +167,10 @@ def _check_optimizer(where: str, optimizer: Optimizer, state: dict[str, Any]) ->
 
 def _check_scheduler(where: str, scheduler: Any, state: Any) -> None:
     if not isinstance(state, Mapping):
-        raise StateError(f"{where}: the checkpoint's state of it is a {type(state).__name__}, no dict")
+        raise StateError(f"{where}: the checkpoint's state of it is {a_kind(state)}, no dict")
     public = {key for key in state if not str(key).startswith("_") and key != "verbose"}  # torch has dropped verbose
     if unknown := sorted(public - set(scheduler.state_dict())):
-        raise StateError(
-            f"{where} is a {type(scheduler).__name__}, which has no {', '.join(unknown)} as in the checkpoint"
-        )
+        raise StateError(f"{where} is {a_kind(scheduler)}, which has no {', '.join(unknown)} as in the checkpoint")
 
 
 def _tied(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,4 +181,4 @@ def _tied(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(content: Mapping[str, Any], key: str) -> str:
-    return f"a {type(content[key]).__name__}" if key in content else "not in it"
+    return f"{a_kind(content[key])}" if key in content else "not in it"

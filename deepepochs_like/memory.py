@@ -14,6 +14,7 @@ from torch import nn
 from . import storage
 from .checkpoint import CheckpointStore, entry_of
 from .errors import ArgumentError, CheckpointError, StateError
+from .events import attach_added, detach_removed
 from .explain import explain_run
 from .legacy import load_deepepochs
 from .plan import trained_modules
@@ -29,6 +30,7 @@ from .weights import (
     read_content,
     save_weights,
     take_weights,
+    weights_file,
     weights_in,
     with_metadata,
 )
@@ -48,13 +50,17 @@ class Memory(Tools):
     #: The folder in which runs lie as it was named when one was opened, and where that was then.
     run_root: tuple[Path, Path] | None = None
 
-    def explain(self, *loaders: Any) -> None:
+    def explain(self, *loaders: Any, **named: Any) -> None:
         """Print what a run consists of: model, optimizers, the way batches take, and who listens to what, in order.
 
         Args:
-            *loaders: the loaders to speak of; by default those of the last run.
+            *loaders: the loaders, or `EpochTask`s, to speak of; by default those of the last run.
+            **named: the same, to be called by their names, as in ``explain(train_dl=loader)``.
+
+        Raises:
+            ArgumentTypeError: one of them is no loader.
         """
-        self.print(explain_run(self, loaders))
+        self.print(explain_run(self, loaders, named))
 
     def state_dict(self) -> StateDict:
         """All that a run needs to go on as if nothing had happened, also in the middle of an epoch.
@@ -71,6 +77,8 @@ class Memory(Tools):
                 f"within {'validate' if self.running == 'val' else self.running}() there is no state that training "
                 "could go on from: take it in a hook of fit itself, or when the evaluation is over"
             )
+        if not self.running:  # what has been taken out leaves nothing behind, such as gradients that are scaled
+            detach_removed(self)
         return trainer_state(self)
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -78,7 +86,11 @@ class Memory(Tools):
 
         Raises:
             StateError: something does not fit; the message names it, and nothing was changed.
+            ArgumentTypeError, HookError: a callback that has come since the last run is none.
         """
+        if not self.running:  # or else what has been taken out would take along what is loaded
+            detach_removed(self)
+            attach_added(self)
         load_trainer_state(self, state)
         self.aside = None
 
@@ -155,7 +167,7 @@ class Memory(Tools):
             CheckpointError: there is no such checkpoint.
             StateError: they do not fit; the model is as it was.
         """
-        path = self._checkpoint(which) if which in ("best", "last") else Path(which)
+        path = self._checkpoint(which) if which in ("best", "last") else weights_file(which)
         aside = Aside(trained_modules(self)) if self.aside is None or self.aside.changed() else self.aside
         content = read_content(path)
         state, loss = weights_in(content), self.loss.function
@@ -173,7 +185,7 @@ class Memory(Tools):
             except BaseException:
                 loss.load_state_dict(before)
                 raise
-        aside.look()
+        aside.look(path)
         self.aside = aside
         averages = content.get("callbacks", {}) if isinstance(content, Mapping) else {}
         for key, callback in keyed(self.callbacks).items():
@@ -206,6 +218,8 @@ class Aside:
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
         self.states = [with_metadata({k: _kept(v) for k, v in s.items()}, _noted(s)) for s in self._now()]
+        #: The file that the weights looked at are from.
+        self.path: Path | None = None
         self.look()
 
     def _now(self) -> list[dict[str, Any]]:
@@ -214,9 +228,9 @@ class Aside:
     def _versions(self) -> list[dict[str, int]]:
         return [{name: v._version for name, v in s.items() if isinstance(v, torch.Tensor)} for s in self._now()]
 
-    def look(self) -> None:
-        """Remember the weights as they are now, by their version."""
-        self.versions = self._versions()
+    def look(self, path: Path | None = None) -> None:
+        """Remember the weights as they are now, by their version, and the file that they are from, if that is new."""
+        self.versions, self.path = self._versions(), path or self.path
 
     def changed(self) -> bool:
         """Whether somebody has changed the weights since."""

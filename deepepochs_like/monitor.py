@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn
 
 from .display.words import direction
-from .errors import ArgumentError, ArgumentTypeError, UnknownFigureError, did_you_mean, nearest
+from .errors import ArgumentError, ArgumentTypeError, UnknownFigureError, did_you_mean, meant_figure, nearest
+from .foreseen import asked_for, foreseen
 
 #: Figures that most runs have, for suggestions.
 _COMMON = ("loss", "accuracy", "error", "precision", "recall", "f1", "auroc", "perplexity")
@@ -30,10 +31,9 @@ class Monitor:
                 f"monitor={what!r}: a name such as 'val/loss' is needed, or a function of the figures"
             )
         if isinstance(what, str) and (what.partition("/")[0] not in ("train", "val") or not what.partition("/")[2]):
-            raise ArgumentError(
-                f"monitor={what!r}: 'train/<figure>' or 'val/<figure>' is needed"
-                f"{did_you_mean(what, ['val/' + what, 'train/' + what])}"
-            )
+            full = meant_figure(what) or f"val/{nearest(what, _COMMON, cutoff=0.75) or what}"
+            hint = f"; did you mean {full!r}?" if what.strip("/") not in ("", "train", "val") else ""
+            raise ArgumentError(f"monitor={what!r}: 'train/<figure>' or 'val/<figure>' is needed{hint}")
         self.what = what
         self.name: str = what if isinstance(what, str) else getattr(what, "__name__", "score").strip("<>")
         if mode not in (None, "min", "max"):
@@ -49,9 +49,28 @@ class Monitor:
         self.mode: str = mode or told or "min"
 
     def begin(self, trainer: Any) -> None:
-        """Raise `ArgumentError` where it is known before a run that the figure will not be there."""
+        """Refuse a figure of which it is known before a run that it will not be there.
+
+        Raises:
+            ArgumentError: it is one of validation, and there is nothing to validate on.
+            UnknownFigureError: no epoch will have it.
+        """
         if isinstance(self.what, str) and self.what.startswith("val/") and not trainer.stage_tasks.get("val"):
             raise ArgumentError(f"monitor={self.name!r}, but this fit has nothing to validate on: pass val_dl")
+        if isinstance(self.what, str):
+            stage, _, figure = self.name.partition("/")
+            if any(figure in names for names in asked_for(trainer, stage)):
+                return  # what follows looks at all code there is, which takes milliseconds
+            known = {s: foreseen(trainer, s) for s in ("train", "val")}
+            if (own := known[stage]) is None or figure in own[0] or figure.startswith(tuple(own[1])):
+                return
+            self._refuse([f"{s}/{name}" for s, names in known.items() if names is not None for name in names[0]])
+
+    def _refuse(self, figures: Collection[str]) -> NoReturn:
+        raise UnknownFigureError(
+            f"monitor={self.name!r}: no epoch yields this figure{did_you_mean(self.name, figures)}; there are "
+            f"{', '.join(figures) or 'none'}"
+        )
 
     def figures(self, trainer: Any) -> dict[str, float]:
         """The monitored figure by name where it is a function's; empty for one that the epoch has by itself.
@@ -66,6 +85,7 @@ class Monitor:
         try:
             value = self.what(dict(there))
         except KeyError as error:
+            _refuse_tensor(trainer, str(error.args[0]), f"monitor={self.name}")
             if not trainer.val_metrics and trainer.stage_tasks.get("val"):
                 return {}  # not an epoch with validation
             raise UnknownFigureError(
@@ -79,21 +99,25 @@ class Monitor:
             ) from error
 
     def check(self, trainer: Any, figures: Mapping[str, float]) -> None:
-        """Raise `UnknownFigureError` where the epoch should have the figure, and has it not."""
+        """Raise `UnknownFigureError` where the epoch should have the figure, and has it not.
+
+        Raises:
+            UnknownFigureError: there is no such figure.
+            ArgumentTypeError: it is there, and no number.
+        """
         if self.name in figures or not isinstance(self.what, str):
             return
         if self.what.startswith("val/") and not trainer.val_metrics:
             return  # not an epoch with validation
-        raise UnknownFigureError(
-            f"monitor={self.name!r}: no epoch yields this figure{did_you_mean(self.name, figures)}; there are "
-            f"{', '.join(figures) or 'none'}"
-        )
+        _refuse_tensor(trainer, self.name, f"monitor={self.name!r}")
+        self._refuse(figures)
 
     def value(self, trainer: Any) -> float | None:
         """The figure after an epoch; None where this epoch had no validation.
 
         Raises:
             UnknownFigureError: it should be there, and is not.
+            ArgumentTypeError: it is no number.
         """
         figures = {**figures_of(trainer), **self.figures(trainer)}
         self.check(trainer, figures)
@@ -106,6 +130,17 @@ class Monitor:
         if math.isnan(best):
             return True
         return value < best - by if self.mode == "min" else value > best + by
+
+
+def _refuse_tensor(trainer: Any, name: str, who: str) -> None:
+    """Raise `ArgumentTypeError` where the epoch has a figure of this name that is not a single number."""
+    stage, _, figure = name.partition("/")
+    value = {"train": trainer.train_metrics, "val": trainer.val_metrics}.get(stage, {}).get(figure)
+    if getattr(value, "ndim", 0):
+        raise ArgumentTypeError(
+            f"{who}: the figure {name!r} is a tensor of shape {tuple(value.shape)}, and a number is needed; let the "
+            "metric return one, e.g. by .mean()"
+        )
 
 
 def figures_of(trainer: Any) -> dict[str, float]:

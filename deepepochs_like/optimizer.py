@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from .errors import ArgumentError, ArgumentTypeError, StateError, did_you_mean
+from .errors import ArgumentError, ArgumentTypeError, StateError, a_kind, did_you_mean, meant_figure
 from .types import StateDict
 
 #: What schedulers add to an optimizer's groups; it says nothing about which optimizer it is.
@@ -61,20 +61,20 @@ class Optimizer:
                 f"opt={given.__name__}: this is a class; pass {given.__name__}(model.parameters(), ...)"
             )
         if hasattr(given, "get_last_lr"):
-            raise ArgumentTypeError(
-                f"opt is a {type(given).__name__}, a scheduler; pass Optimizer(optimizer, scheduler)"
-            )
+            raise ArgumentTypeError(f"opt is {a_kind(given)}, a scheduler; pass Optimizer(optimizer, scheduler)")
         if not isinstance(opt, torch.optim.Optimizer):
-            raise ArgumentTypeError(f"opt={opt!r}: a torch.optim.Optimizer is needed, not a {type(opt).__name__}")
+            raise ArgumentTypeError(f"opt={opt!r}: a torch.optim.Optimizer is needed, not {a_kind(opt)}")
         if sched_on not in ("epoch", "step"):
             raise ArgumentError(
                 f"sched_on={sched_on!r}: 'epoch' or 'step' is needed{did_you_mean(str(sched_on), ['epoch', 'step'])}"
             )
         if scheduler is not None and not hasattr(scheduler, "step"):
-            raise ArgumentTypeError(f"scheduler={scheduler!r}: a {type(scheduler).__name__} has no step()")
+            raise ArgumentTypeError(f"scheduler={scheduler!r}: {a_kind(scheduler)} has no step()")
         if monitor is not None and (sched_on == "step" or monitor.partition("/")[0] not in ("train", "val")):
+            meant = meant_figure(monitor) if sched_on == "epoch" else None
             raise ArgumentError(
                 f"monitor={monitor!r}: 'train/<figure>' or 'val/<figure>' is needed, with sched_on='epoch'"
+                f"{f'; did you mean {meant!r}?' if meant else ''}"
             )
         if isinstance(scheduler, ReduceLROnPlateau) and not (sched_with_loss or monitor):
             raise ArgumentError(
@@ -82,6 +82,13 @@ class Optimizer:
             )
         self.opt, self.scheduler = opt, scheduler
         self.sched_on, self.sched_with_loss, self.monitor = sched_on, sched_with_loss, monitor
+        self.find_target()
+
+    def find_target(self) -> None:
+        """Find out what is to be stepped: the torch optimizer, or this, where a `step` or `zero_grad` is its own."""
+        kind, own = type(self), vars(self)
+        plain = kind.step is Optimizer.step and kind.zero_grad is Optimizer.zero_grad
+        self.target: Any = self.opt if plain and "step" not in own and "zero_grad" not in own else self
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -105,7 +112,7 @@ class Optimizer:
         """Advance a scheduler that runs by epochs, with the figure it watches.
 
         Raises:
-            ArgumentError: the figure does not exist; the message lists those there are.
+            ArgumentError: the figure does not exist, and the message lists those there are; or it is no number.
         """
         if self.scheduler is None or self.sched_on != "epoch":
             return
@@ -113,6 +120,11 @@ class Optimizer:
             return self.scheduler.step()  # type: ignore[no-any-return]
         figures = {f"train/{k}": v for k, v in train.items()} | {f"val/{k}": v for k, v in val.items()}
         wanted = self.monitor or ("val/loss" if "val/loss" in figures else "train/loss")
+        if getattr(figures.get(wanted), "ndim", 0):
+            raise ArgumentError(
+                f"the scheduler watches {wanted!r}, which is a tensor of shape {tuple(figures[wanted].shape)}, and a "
+                "number is needed; let the metric return one, e.g. by .mean()"
+            )
         if wanted in figures:
             self.scheduler.step(figures[wanted])
         elif (

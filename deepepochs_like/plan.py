@@ -11,7 +11,7 @@ from torch import nn
 
 from .binding import bind_tasks, resolve_step
 from .checks import check_count
-from .errors import ArgumentError, ArgumentTypeError
+from .errors import ArgumentError, ArgumentTypeError, a_kind
 from .events import detach_removed
 from .fits import begin, passed_over, take_up
 from .history import History
@@ -79,8 +79,7 @@ def tasks_of(
     for task in given:
         if not isinstance(task, EpochTask):
             raise ArgumentTypeError(
-                f"{stage}_tasks holds {task!r}: an EpochTask is needed, not a {type(task).__name__}; "
-                "EpochTask(loader) makes one"
+                f"{stage}_tasks holds {task!r}: an EpochTask is needed, not {a_kind(task)}; EpochTask(loader) makes one"
             )
     if isinstance(loader, EpochTask):
         raise ArgumentTypeError(

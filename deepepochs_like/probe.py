@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .callbacks.base import Callback
 from .data.workers import in_likeness, is_plain, order_of, shut_down
-from .errors import ArgumentError, ArgumentTypeError
+from .errors import ArgumentError, ArgumentTypeError, a_kind
 from .events import detach_removed
 from .history import History
 from .progress import Progress
@@ -130,7 +130,7 @@ def _check(trainer: Any, loaders: Sequence[Any]) -> None:
         data = loader.dataloader if isinstance(loader, EpochTask) else loader
         if isinstance(data, Iterator):
             raise ArgumentError(
-                f"{data!r}: a {type(data).__name__} can be read only once, so that what is tried out here would be "
+                f"{data!r}: {a_kind(data)} can be read only once, so that what is tried out here would be "
                 "missing later; pass something that can be iterated again (a DataLoader, a list)"
             )
 
@@ -238,7 +238,7 @@ def on_data(given: Any, data: Any) -> Any:
 def first_batches(loader: Any, count: int) -> Any:
     """A loader of another's first batches, made in the same way: by the same dataset, collate_fn and workers."""
     if isinstance(loader, (str, bytes)) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
-        raise ArgumentTypeError(f"{loader!r}: a {type(loader).__name__} cannot be iterated; a loader is needed")
+        raise ArgumentTypeError(f"{loader!r}: {a_kind(loader)} cannot be iterated; a loader is needed")
     order = order_of(loader) if isinstance(loader, DataLoader) else None
     if order is not None and is_plain(loader) and not isinstance(loader.dataset, IterableDataset):
         return in_likeness(loader, First(order, count))

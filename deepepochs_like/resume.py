@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import CheckpointStore, Entry, entry_of
-from .errors import ArgumentError, ArgumentTypeError, CheckpointError, did_you_mean
+from .errors import ArgumentError, ArgumentTypeError, CheckpointError, a_kind, did_you_mean
 from .run import RunFolder, check_id, find_path, legacy_hint, newest_run
 from .types import StateDict
 
@@ -32,7 +32,7 @@ def check_resume(resume: Any, running_id: Any) -> tuple[Any, str | None]:
         return Path(resume), name
     if isinstance(resume, bool) or not isinstance(resume, (str, int)):
         raise ArgumentTypeError(
-            f"resume={resume!r}: False, True, 'auto', a run's id or a path is needed, not a {type(resume).__name__}"
+            f"resume={resume!r}: False, True, 'auto', a run's id or a path is needed, not {a_kind(resume)}"
         )
     if resume == "auto":
         if name is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import storage
 from .checkpoint import SUFFIX, TO_DO, CheckpointStore, Entry
-from .errors import ArgumentError, ArgumentTypeError, CheckpointError
+from .errors import ArgumentError, ArgumentTypeError, CheckpointError, a_kind
 from .lock import FolderLock
 
 #: Under it, in a run folder, lie the checkpoints.
@@ -37,7 +37,7 @@ def check_id(name: str, value: Any) -> str:
         ArgumentTypeError, ArgumentError: it is none; the message says which part of it is not allowed.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ArgumentTypeError(f"{name}={value!r}: a string is needed, not a {type(value).__name__}")
+        raise ArgumentTypeError(f"{name}={value!r}: a string is needed, not {a_kind(value)}")
     text = value if isinstance(value, str) else str(value) if abs(value) < 10**_LONGEST else ""
     wrong = sorted({c for c in text if not (c.isalnum() or c in _INSIDE)})
     reason = ""

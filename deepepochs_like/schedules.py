@@ -18,7 +18,7 @@ from typing import Any, overload
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from .errors import ArgumentError, ArgumentTypeError, StateError
+from .errors import ArgumentError, ArgumentTypeError, StateError, a_kind
 from .types import StateDict
 from .utils.warn import warn
 
@@ -220,7 +220,7 @@ class Schedule:
         given: Any = optimizer
         if not isinstance(given, torch.optim.Optimizer):
             raise ArgumentTypeError(
-                f"optimizer is a {type(given).__name__}: a torch.optim.Optimizer is needed, as in "
+                f"optimizer is {a_kind(given)}: a torch.optim.Optimizer is needed, as in "
                 "Optimizer(opt, schedule.scheduler(opt))"
             )
         return ScheduleLR(optimizer, self)

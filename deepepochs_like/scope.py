@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,10 +22,17 @@ from .hooks import Hooks, Listeners, fire
 from .plan import trained_modules
 from .resume import advice, close_run
 from .signals import SIGNALS, Interruptions
-from .task import EpochTask
+from .task import EpochTask, Steps
 from .utils.warn import warn
 
 ANSWERS = ("skip_batch", "stop")
+#: Where torch lies, and what it says of inputs, outputs and targets that do not go together: the doctor knows why.
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_CHECKED = re.compile(
+    r"mat1 and mat2|d(ata)?type|scalar type|type .* should be the same|expected input.* channels|input_size|"
+    r"must be Tensor, not|is out of bounds|index out of range in self|between 0 and 1|more than 1 value|"
+    r"to match target|must match the size"
+)
 
 
 class RunScope:
@@ -81,6 +90,8 @@ class RunScope:
             trainer.progress.start(fresh=trainer.pending is None)
         else:
             trainer.progress = replace(trainer.progress)
+        for optimizer in trainer.opt:
+            optimizer.find_target()
         self._counters = [_torch_optimizer(o.opt).register_step_post_hook(trainer.progress.count) for o in trainer.opt]
         if self.interruptions is not None:
             self.interruptions.__enter__()
@@ -115,6 +126,7 @@ class RunScope:
         trainer, nested = self.trainer, bool(self.outer["running"])
         if self.name == "fit":
             close_run(trainer)
+            trainer.idle = None
         for module, training in self._modes:
             module.training = training
         for tasks in self.tasks.values():
@@ -265,9 +277,20 @@ def describe(error: BaseException, trainer: Any) -> None:
     if isinstance(error, TypeError) and trainer.loss.function is None and running != "predict" and not name:
         add_note(error, "Trainer(loss=None) gives the whole batch, target included, to the model; was loss= forgotten?")
     notes = [advice(trainer)] if isinstance(error, StateError) and trainer.resuming is not None else []
+    if running == "fit" and stage == "train" and not name and _is_told_by_check(error, trainer.current_task):
+        notes.append("trainer.check(...), with what fit was given, says why and how to mend it")
     for note in (*notes, f"in {', '.join(parts)}"):
         if note not in getattr(error, "__notes__", []):
             add_note(error, note)
+
+
+def _is_told_by_check(error: BaseException, task: Any) -> bool:
+    """Whether torch has refused what model or loss were given at first, for a reason that `Trainer.check` knows."""
+    if not isinstance(error, (RuntimeError, TypeError, ValueError, IndexError)) or not _CHECKED.search(str(error)):
+        return False
+    codes = [frame.f_code for frame in _frames(error)]
+    by_torch = codes[-1].co_filename.startswith(_TORCH)
+    return by_torch and Steps.train_step.__code__ in codes and bool(task is not None and task.first_batch)
 
 
 def culprit(error: BaseException, trainer: Any) -> tuple[str, str]:

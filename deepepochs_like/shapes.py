@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from .rng import rng_state, set_rng_state
+from .utils.replay import can_replay
 from .utils.warn import warn
 
 #: Losses that only subtract or compare, number by number: shapes that differ are never meant.
@@ -28,8 +32,9 @@ def warn_broadcast(
     """Warn once of predictions and targets that a loss or metric broadcasts against each other by mistake.
 
     It is one where a sample's prediction meets other samples' targets, as (N, 1) meets (N,); of torch's losses that go
-    number by number also any other, such as (N, 1) with (N, 3). Where a loss of somebody's own, which may well know
-    what to do with its shapes, has a graph, that tells whether the two really meet as they are.
+    number by number also any other, such as (N, 1) with (N, 3). A function of somebody's own may well know what to do
+    with its shapes. One that leaves nothing behind is called once more, and watched, to see whether the two really meet
+    as they are; of any other the loss's graph tells it, where there is one.
 
     Args:
         model_out: the predictions; of anything but a tensor nothing is known.
@@ -55,7 +60,7 @@ def warn_broadcast(
         meant = f"the shapes of {id(function)}"
         if len(preds) == len(targets) or meant in said:  # sample by sample, whatever there is of each
             return
-        if together != preds and loss is not None and loss.grad_fn is not None and not _meet(model_out, loss, together):
+        if not _meet(function, model_out, batch_y, loss, together):
             said.add(meant)
             return
     said.add("broadcast")
@@ -72,8 +77,87 @@ def _goes_by_number(function: Any) -> bool:
     return any(function is one or type(function) is one for one in _BY_NUMBER)
 
 
-def _meet(model_out: torch.Tensor, loss: torch.Tensor, together: torch.Size) -> bool:
+def _meet(
+    function: Any, model_out: torch.Tensor, batch_y: torch.Tensor, loss: torch.Tensor | None, together: torch.Size
+) -> bool:
+    """Whether a function broadcasts predictions and targets as they are; where nothing tells it, it does not."""
+    if can_replay(function):
+        return _seen_to_meet(function, model_out, batch_y, together)
+    return loss is not None and loss.grad_fn is not None and _meet_in_graph(model_out, batch_y, loss, together)
+
+
+def _seen_to_meet(function: Any, model_out: torch.Tensor, batch_y: torch.Tensor, together: torch.Size) -> bool:
+    """Call a function once more, on copies, and look at what it does with them."""
+    preds, targets = model_out.detach().clone(), batch_y.detach().clone()
+    watch, generators = _Watch(preds, targets, together), rng_state()
+    try:
+        with torch.no_grad(), watch:
+            function(preds, targets)
+    except Exception:  # its error comes up where it is really called; what was seen before it was seen
+        pass
+    finally:
+        set_rng_state(generators)
+    return watch.met
+
+
+class _Watch(TorchDispatchMode):
+    """Look at every operation, for one that broadcasts predictions and targets against each other.
+
+    Attributes:
+        met: whether there was one that took both, or what was made of them, in the shapes that they came in; or, as
+            torch's own losses do, both made as large as the other. What only one of them was made as large for, such as
+            all pairs of samples, was on purpose.
+    """
+
+    def __init__(self, preds: torch.Tensor, targets: torch.Tensor, together: torch.Size) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes, self.together, self.met = (preds.shape, targets.shape), together, False
+        self.strides = preds.expand(together).stride(), targets.expand(together).stride()
+        #: Where what is made of predictions, and of targets, lies in memory.
+        self.places = {_place(preds)}, {_place(targets)}
+        self._kept: list[Any] = []  # or others would come to lie there
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what is to be done, and look at what went in and came out."""
+        result = func(*args, **(kwargs or {}))
+        if self.met:
+            return result
+        given, made = list(_tensors((*args, *(kwargs or {}).values()))), list(_tensors([result]))
+        of_preds = [one for one in given if _place(one) in self.places[0]]
+        of_targets = [one for one in given if _place(one) in self.places[1]]
+        apart = [one for one in of_targets if _place(one) not in self.places[0]]
+        if func is torch.ops.aten.dist.default or any(one.shape == self.together for one in made):
+            self.met = any(p.shape == self.shapes[0] for p in of_preds) and any(
+                y.shape == self.shapes[1] for y in apart
+            )
+        self.met = self.met or (self._widened(of_preds, 0) and self._widened(apart, 1))
+        for places, origins in zip(self.places, (of_preds, of_targets), strict=True):
+            places.update(map(_place, made if origins else ()))
+        self._kept += made
+        return result
+
+    def _widened(self, given: Sequence[torch.Tensor], which: int) -> bool:
+        """Whether one of the tensors is as large as both are together, and was made so without anything's copying."""
+        as_it_is = self.together == self.shapes[which]
+        return any(one.shape == self.together and (as_it_is or one.stride() == self.strides[which]) for one in given)
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _place(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _meet_in_graph(model_out: torch.Tensor, batch_y: torch.Tensor, loss: torch.Tensor, together: torch.Size) -> bool:
     """Whether predictions were made as large as `together` on the way to a loss, beside what has no gradient."""
+    if together == model_out.shape:  # that tells nothing: it is how large they are
+        return False
     end, seen = model_out.grad_fn, set[Any]()
     nodes: list[Any] = [loss.grad_fn]
     while nodes:
@@ -84,10 +168,19 @@ def _meet(model_out: torch.Tensor, loss: torch.Tensor, together: torch.Size) -> 
         before = [one for one, _ in node.next_functions]
         if _makes(node, together) and any(one is not None and _makes(one, model_out.shape) for one in before):
             name = node.name()
-            if name.startswith("Expand") or (None in before and not name.startswith(_PRODUCTS)):
+            if _masks(node, batch_y.shape) or (None in before and not name.startswith((*_PRODUCTS, "Expand"))):
                 return True
         nodes += before
     return False
+
+
+def _masks(node: Any, shape: torch.Size) -> bool:
+    """Whether an operation chooses by a condition of a shape, which is none of those that the graph leads to."""
+    try:
+        chosen_by = getattr(node, "_saved_condition", None), getattr(node, "_saved_mask", None)
+    except RuntimeError:  # it was changed in between
+        return False
+    return any(isinstance(one, torch.Tensor) and one.shape == shape for one in chosen_by)
 
 
 def _makes(node: Any, shape: torch.Size) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from .errors import StateError
 from .fits import check_rates, interrupted, loaders, rates, rates_in
 from .history import rates_by_name
+from .idle import Idle
 from .rng import rng_state, set_rng_state
 from .types import StateDict
 from .utils.warn import warn
@@ -239,8 +240,12 @@ def restore_run(trainer: Any) -> None:
         StateError: there are fewer or more tasks than when the state was taken.
     """
     trainer.passed = False
-    if trainer.stopping:
-        return
+    if not trainer.stopping:
+        _restore(trainer)
+        trainer.idle = Idle.of(trainer)
+
+
+def _restore(trainer: Any) -> None:
     if trainer.resuming is not None:  # read when the fit began, loaded now: no before_fit can undo it
         load_trainer_state(trainer, trainer.resuming)
         trainer.resuming, trainer.resumed = None, True

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import CheckpointError, StorageError
+from .errors import CheckpointError, StorageError, a_kind
 
 MAGIC = b"DEEPSEAL"
 #: What a file is called until all of it is on the disk.
@@ -379,7 +379,7 @@ def storable(content: Any, where: str) -> Any:
         items = [storable(value, f"{where}[{index}]") for index, value in enumerate(content)]
         return items if isinstance(content, list) else tuple(items) if isinstance(content, tuple) else set(items)
     raise StorageError(
-        f"{where} is a {type(content).__name__}, which cannot be saved safely; tensors, numbers, strings and "
+        f"{where} is {a_kind(content)}, which cannot be saved safely; tensors, numbers, strings and "
         "containers of them can"
     )
 
@@ -411,7 +411,7 @@ def _tensor(content: torch.Tensor, where: str) -> torch.Tensor:
     tensor = content.detach()
     if type(tensor) is not torch.Tensor:
         if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-            raise StorageError(f"{where} is a {type(content).__name__}, a kind of tensor that cannot be saved safely")
+            raise StorageError(f"{where} is {a_kind(content)}, a kind of tensor that cannot be saved safely")
         tensor = tensor.as_subclass(torch.Tensor)
     if tensor.layout is torch.strided and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
         tensor = tensor.clone()
@@ -442,4 +442,4 @@ def _key(key: Any, where: str) -> Any:
         return _plain(key, where)
     if isinstance(key, tuple):
         return tuple(_key(part, where) for part in key)
-    raise StorageError(f"{where} has a key {key!r}, a {type(key).__name__}; numbers and strings can be saved")
+    raise StorageError(f"{where} has a key {key!r}, {a_kind(key)}; numbers and strings can be saved")

@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from .copies import can_overlap, send
-from .errors import BatchError, UnknownNameError
+from .errors import BatchError, UnknownNameError, a_kind
 
 
 class _Castable:
@@ -276,7 +276,7 @@ def _check_alike(values: list[Any], shape: Callable[[Any], Any]) -> None:
     for number, value in enumerate(values):
         if shape(value) != first:
             raise BatchError(
-                f"batches differ in structure, so they cannot be put together: a {type(values[0]).__name__} of "
+                f"batches differ in structure, so they cannot be put together: {a_kind(values[0])} of "
                 f"{len(values[0])} in the first, {value!r:.60} in number {number} (counted from 0)"
             )
 

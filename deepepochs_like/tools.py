@@ -21,6 +21,13 @@ class Tools:
 
     models: dict[str, Any]
 
+    def __repr__(self) -> str:
+        own = vars(self)  # one that is not made yet, or is no longer, can be shown, too
+        nets = {name: type(getattr(handle, "model", handle)).__name__ for name, handle in own.get("models", {}).items()}
+        parts = list(nets.values()) if list(nets) == ["model"] else [f"{name}: {kind}" for name, kind in nets.items()]
+        parts += [f"{name}={own[name]}" for name in ("device", "epochs") if name in own]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
     def summary(self, data: Any = None, *, depth: int | None = None) -> Summary:
         """Look through the model: its layers, parameters, FLOPs and memory. Print it, or let a notebook show it.
 

@@ -180,6 +180,7 @@ class Trainer(Ending, Evaluation, Memory, Reporting, Steps):
 
         Raises:
             ArgumentError, ArgumentTypeError, LoaderError: before the first batch, where it can be known then.
+            StepError: with `max_steps`, where the steps make no update in many batches.
         """
         refuse_unknown("fit", unknown, Trainer.fit)
         train_part = Request(train_dl, train_tasks, [train_metrics, metrics])

@@ -14,13 +14,25 @@ import torch
 from torch import nn
 
 from . import storage
-from .errors import ArgumentError, CheckpointError, StateError, StorageError, chain
+from .errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    StateError,
+    StorageError,
+    a_kind,
+    chain,
+    did_you_mean,
+)
 from .utils.extras import need
 
 #: What torch's wrappers call the module inside.
 _WRAPPERS = ("module", "_orig_mod")
 #: Where files of this library and of others keep a model's weights among other things.
 _NESTED = ("models", "model_state", "state_dict", "model_state_dict", "model", "weights")
+
+#: How files of weights end, and how many of a folder's are named.
+_ENDINGS, _SHOWN = (".ckpt", ".pt", ".pth", ".bin", ".safetensors"), 4
 
 
 @dataclass
@@ -155,6 +167,30 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not state:
         raise StateError(f"{path} holds no weights by name")
     return state
+
+
+def weights_file(which: Any) -> Path:
+    """Return the file that ``weights=`` names, where that is neither 'best' nor 'last'.
+
+    Raises:
+        ArgumentTypeError: it is no path.
+        CheckpointError, StorageError: there is no such file, or it is a folder.
+    """
+    if not isinstance(which, (str, os.PathLike)):
+        kind = a_kind(which)
+        raise ArgumentTypeError(f"weights={which!r:.80}: 'best', 'last' or a file's path is needed, not {kind}")
+    path = Path(which)
+    if not path.exists():
+        hint = did_you_mean(str(which).lower(), ("best", "last"))
+        raise CheckpointError(f"weights={str(which)!r}: there is no such file{hint}")
+    if path.is_dir():
+        files = sorted(str(f) for f in path.rglob("*") if f.suffix in _ENDINGS and f.is_file())
+        more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+        there = (
+            f"one of the files in it ({', '.join(files[:_SHOWN])}{more})" if files else "a file (it holds no weights)"
+        )
+        raise StorageError(f"weights={str(which)!r} is a folder, not a file: pass 'best', 'last', or {there}")
+    return path
 
 
 def read_content(path: Path) -> Any:
@@ -319,7 +355,7 @@ def _is_lazy(own: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    return f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{a_kind(value)}"
 
 
 def _kind(path: Path) -> str:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from deepepochs_like import bare
+from deepepochs_like import AMP, Optimizer, Trainer, bare
+from deepepochs_like.errors import StepError
 from support.digits import loader, mlp
 
 OPTIMIZERS = [
@@ -245,3 +246,27 @@ def test_a_tensor_of_another_kind_and_a_function_mode_are_asked() -> None:
     with torch.device("cpu"):
         bare.backward(weight * 3)
     assert weight.grad == 5
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+@pytest.mark.parametrize("where", ["class", "object"])
+def test_a_step_of_the_optimizer_that_a_script_derives_from_ours_is_the_one_that_is_called(
+    precision: str | None, where: str
+) -> None:
+    class Idle(Optimizer):
+        def step(self) -> None:
+            self.zero_grad()
+            Optimizer.step(self)
+
+    net = torch.nn.Linear(64, 10)
+    before = net.weight.detach().clone()
+    optimizer = (Idle if where == "class" else Optimizer)(torch.optim.SGD(net.parameters(), 0.1))
+    trainer = Trainer(net, F.cross_entropy, optimizer, 1, "cpu", [AMP(precision)] if precision else [], verbose=0)
+    if where == "object":
+        optimizer.step = lambda: Idle.step(optimizer)  # type: ignore[assignment, arg-type, method-assign]
+    trainer.fit(loader(0, 64))
+    assert torch.equal(net.weight, before)
+    if precision is not None:
+        trainer = Trainer(net, F.cross_entropy, optimizer, 1, "cpu", AMP("fp16"), verbose=0)
+        with pytest.raises(StepError, match="would not be called"):
+            trainer.fit(loader(0, 64))

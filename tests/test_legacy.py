@@ -141,7 +141,7 @@ def smaller(state: dict[str, Any]) -> dict[str, Any]:
         (lambda state: torch.zeros(2), "holds a Tensor, no dict"),
         (without("epoch"), "'epoch' is not in it"),
         (changed("epoch", "1"), "'epoch' is a str; an int is needed"),
-        (changed("epoch", -1), "'epoch' is a int"),
+        (changed("epoch", -1), "'epoch' is an int"),
         (without("model_state"), "'model_state' is not in it"),
         (changed("model_state", [1]), "'model_state' is a list"),
         (changed("opt_state", {}), "'opt_state' is a dict"),

@@ -299,7 +299,17 @@ def test_no_group_is_lost_for_the_lack_of_a_name_of_its_own(names: list[Any], sh
     assert rates_by_name(optimizers) == {f"lr/{name}": i + 1.0 for i, name in enumerate(shown)}
 
 
-@pytest.mark.parametrize("digits", [2, 4, 6])
+@pytest.mark.parametrize(
+    ("digits", "words"), [(0, ["2", "12", "3.00e-01"]), (1, ["1.6", "12.3", "0.3"]), (2, ["1.57", "12.34", "0.30"])]
+)
+def test_few_decimals_hide_no_figure_and_are_taken_at_their_word(digits: int, words: list[str]) -> None:
+    history = History()
+    for epoch, figure in enumerate([1.57, 12.34, 0.3]):
+        history.record("train", epoch, {"loss": np.float64(figure)})
+    assert [line.split()[1] for line in history.table(digits).splitlines()[1:]] == words
+
+
+@pytest.mark.parametrize("digits", [0, 1, 2, 4, 6])
 def test_a_history_is_printed_in_the_numbers_of_the_console(digits: int) -> None:
     figures = [0.0, 0.25, 1e-6, -3e-5, 0.001, 999_999.0, 1e6, 8e28, math.nan, math.inf, True]
     printed = History()

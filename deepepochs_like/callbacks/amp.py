@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError, ArgumentTypeError, did_you_mean
+from ..errors import ArgumentError, ArgumentTypeError, StepError, did_you_mean
 from ..execution.precision import MixedPrecision, widen
 from ..execution.window import drop_gradients
 from ..state import keyed
@@ -130,6 +130,11 @@ class AMP(Callback):
             if id(handle.model) not in self._hooks:
                 self._hooks[id(handle.model)] = handle.model.register_forward_hook(widen)
         for optimizer in trainer.opt if mixed.scaler is not None else ():
+            if optimizer.target is not optimizer.opt:
+                raise StepError(
+                    f"AMP('fp16') steps torch's optimizer, and the step or zero_grad of {type(optimizer).__name__} "
+                    "would not be called; use AMP('bf16'), or a torch optimizer with this step"
+                )
             if id(optimizer.opt) not in self._hooks:
                 self._hooks[id(optimizer.opt)] = optimizer.opt.register_step_pre_hook(mixed.forbid)
         return mixed.around(step, trainer.current_task.stage == "train")

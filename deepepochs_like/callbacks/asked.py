@@ -7,9 +7,6 @@ from typing import Any
 from ..state import keyed
 from ..utils.warn import warn
 
-#: How many epochs a trainer is made with where nobody says how many: it says nothing about what is planned.
-_UNSAID = 1000
-
 
 def max_steps_of(trainer: Any) -> int | None:
     """The `max_steps` of the fit that is running; None where it was asked for epochs.
@@ -51,9 +48,8 @@ def warn_beyond(trainer: Any, epochs: int, what: str, first: int, least: str) ->
     """Say that something begins with an epoch to which the fit does not go; not where it is measured in updates.
 
     A fit that goes to the trainer's own number of epochs is all that is planned, so that it is a warning. One that was
-    asked for another number may be a phase of several, of which a later one comes there: this is said once, and is
-    printed. It is a warning all the same where nothing is printed, or where the trainer was never given a number of
-    epochs, so that nothing says that there will be others.
+    asked for another number may be a phase of several, of which a later one comes there. That is no reason to warn: it
+    is printed once, by a trainer that prints.
 
     Args:
         trainer: whose fit it is.
@@ -69,7 +65,5 @@ def warn_beyond(trainer: Any, epochs: int, what: str, first: int, least: str) ->
         warn(f"{message}{epochs - 1}; {least}")
     elif what not in trainer.said:
         trainer.said.add(what)
-        if trainer.verbose and trainer.epochs != _UNSAID:
+        if trainer.verbose:
             trainer.print(f"{message}{epochs - 1}; a later fit may come there")
-        else:
-            warn(f"{message}{epochs - 1}; unless a later fit comes there, {least}")

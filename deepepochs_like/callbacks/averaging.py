@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..errors import ArgumentError
 from ..types import StateDict
+from ..utils.warn import warn
 from .asked import forget_pending
 from .base import Callback
 
@@ -25,7 +26,10 @@ class Averaging(Callback):
         super().__init__(priority)
         self._averages: dict[str, AveragedModel] = {}
         self._trainer: Any = None
-        self._taken_out = False
+        #: The number of updates there had been when this was taken out of the callbacks, until it is looked at again.
+        self._left: int | None = None
+        #: Whether evaluation looks at the average of a checkpoint.
+        self._looking = False
 
     def averaged(self, module: nn.Module) -> AveragedModel:
         """Make the average of a module, which is its copy so far."""
@@ -54,18 +58,34 @@ class Averaging(Callback):
         if len(both) > 1:
             raise ArgumentError(f"callbacks: {' and '.join(both)}: evaluation can look at one average; leave one out")
         if self._trainer is not None and self._trainer is not trainer:
-            self._averages = {}  # those of another trainer's models
+            self._averages, self._left, self._looking = {}, None, False  # those of another trainer's models
         self._trainer = trainer
-        if self._taken_out:
-            self._taken_out = False
-            if self._averages:
-                self._begin()
+        begins = any(callback is self for callback in trainer.attached)  # else a state is about to be loaded first
+        if begins and self._left is not None and not self._looking:
+            self._come_back()
 
     def detach(self, trainer: Any) -> None:
         show(trainer, {})
-        self._taken_out = True
+        self._left, self._looking = trainer.progress.step, False
+
+    def _come_back(self) -> None:
+        """Have evaluation look at the average again; say so where the weights have been trained without it."""
+        left, self._left = self._left, None
+        if not self._averages:
+            return
+        self._begin()
+        now, name = self._trainer.progress.step, type(self).__name__
+        if left != now and self.updates:
+            warn(
+                f"{name}: its average is of update {left}, and the weights are of update {now}: it was not among the "
+                "callbacks in between. Evaluation looks at this average, and training goes on with it; put a new "
+                f"{name}(...) in its place to begin another"
+            )
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        self._looking = False
+        if self._left is not None:
+            self._come_back()
         self._begin()
 
     def _begin(self) -> None:
@@ -94,6 +114,7 @@ class Averaging(Callback):
         return {name: average.state_dict() for name, average in self._averages.items()}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
+        self._left, self._looking = None, False
         self._begin()
         for name, average in self._averages.items():
             average.load_state_dict(state_dict[name])
@@ -112,6 +133,7 @@ class Averaging(Callback):
             average.load_state_dict(saved)
             if int(average.n_averaged):
                 modules[name] = average.module
+        self._looking = True
         show(trainer, modules)
 
     def begin_anew(self, trainer: Any) -> None:
@@ -120,7 +142,7 @@ class Averaging(Callback):
         Args:
             trainer: whose weights they are; a state that it is still to go on with is forgotten, too.
         """
-        self._averages = {}
+        self._averages, self._left, self._looking = {}, None, False
         forget_pending(trainer, self)
         show(trainer, {})
         if trainer.running == "fit":

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..checks import check_count
 from ..data.workers import is_plain
-from ..errors import ArgumentError, ArgumentTypeError, add_note, refuse_unknown
+from ..errors import ArgumentError, ArgumentTypeError, a_kind, add_note, refuse_unknown
 from ..probe import as_request, data_of, on_data, rest, train, untouched
 from .base import Callback
 from .finder import Finder
@@ -243,7 +243,7 @@ def search(
     if isinstance(data, DataLoader) and (
         not is_plain(data) or (data.batch_size is None and data.batch_sampler is None)
     ):
-        kind = f"a {type(data).__name__}" if not is_plain(data) else "batch_size=None"
+        kind = f"{a_kind(data)}" if not is_plain(data) else "batch_size=None"
         raise ArgumentTypeError(
             f"{kind} makes batches in its own way, so that their size cannot be set; pass a dataset"
         )
@@ -310,7 +310,7 @@ class BatchSizeFinder(Finder):
         task = trainer.stage_tasks["train"][0]
         if not isinstance(task.dataloader, DataLoader):
             raise ArgumentTypeError(
-                f"BatchSizeFinder: train_dl is a {type(task.dataloader).__name__}; it has to be a DataLoader, for "
+                f"BatchSizeFinder: train_dl is {a_kind(task.dataloader)}; it has to be a DataLoader, for "
                 "batches of other sizes to be made"
             )
         return search(trainer, task, start=self.start, most=self.most, steps=self.steps)

@@ -43,7 +43,8 @@ class EarlyStopping(Callback):
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument is not what is needed.
-        UnknownFigureError: at the end of an epoch that should have the figure, and has not.
+        UnknownFigureError: before a fit that can never have the figure; or at the end of an epoch that should, and has
+            not.
 
     Example:
         >>> from deepepochs_like import Trainer
@@ -124,7 +125,8 @@ class EarlyStopping(Callback):
             return f"{self.monitor.name} has reached {self.threshold:g}"
         if self.since >= self.patience:
             best = "never a number" if math.isnan(self.best) else f"no better than {self.best:.6g}"
-            return f"{self.monitor.name} was {best} for {self.since} epochs"
+            by = f" by more than min_delta={self.min_delta:g}" if self.min_delta and not math.isnan(self.best) else ""
+            return f"{self.monitor.name} was {best}{by} for {self.since} epoch{'s' * (self.since != 1)}"
         return ""
 
     def attach(self, trainer: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -10,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import nn
 
-from ..errors import ArgumentError, ArgumentTypeError, did_you_mean, refuse_unknown
+from ..errors import ArgumentError, ArgumentTypeError, a_kind, did_you_mean, refuse_unknown
 from .asked import warn_beyond
 from .base import Callback
 
@@ -38,6 +40,7 @@ def freeze(module: Module, bn_eval: bool = True) -> Module:
         (True, False, False)
     """
     _check_module("freeze", module)
+    _by_hand(module)
     for parameter in module.parameters():
         _train(parameter, False)
     for layer in _with_statistics(module):
@@ -63,6 +66,7 @@ def unfreeze(module: Module) -> Module:
         (True, True)
     """
     _check_module("unfreeze", module)
+    _by_hand(module)
     for parameter in module.parameters():
         _train(parameter, True)
     for layer in _with_statistics(module):
@@ -70,6 +74,45 @@ def unfreeze(module: Module) -> Module:
             _hold(layer, False)
             layer.train(module.training or layer is module)
     return module
+
+
+@dataclass(eq=False)
+class _Part:
+    """A parameter, and whether it was trained; or a layer, and whether it was held in evaluation mode."""
+
+    it: Any
+    was: bool
+    #: Whether a layer was in evaluation mode within a model that was not.
+    apart: bool = False
+    #: What a schedule has made of it since; None where it has not, or somebody else has come after.
+    made: bool | None = None
+
+    def take(self, now: bool) -> bool:
+        """Tell whether it still is as a schedule has left it, which is over with that."""
+        own, self.made = self.made is not None and self.made == now, None
+        return own
+
+
+@dataclass(eq=False)
+class _Before:
+    """How the models of a trainer were before schedules came, and which those are."""
+
+    tuners: list[Any] = field(default_factory=list)
+    parameters: dict[int, _Part] = field(default_factory=dict)
+    layers: dict[int, _Part] = field(default_factory=dict)
+
+
+#: Those of all trainers, of which `freeze` and `unfreeze` know nothing.
+_KNOWN: weakref.WeakSet[_Before] = weakref.WeakSet()
+
+
+def _by_hand(module: nn.Module) -> None:
+    """Note that it is no schedule's doing how a module is from here on."""
+    changed = {id(one) for one in (*module.parameters(), *module.modules())}
+    for before in _KNOWN:
+        for part in (*before.parameters.values(), *before.layers.values()):
+            if id(part.it) in changed:
+                part.made = None
 
 
 class FineTune(Callback):
@@ -82,7 +125,8 @@ class FineTune(Callback):
 
     The optimizer has to hold all parameters that are ever trained, from the beginning: those that are frozen cost it
     nothing. After the run the model stays as the last epoch had it; `unfreeze` releases it. Once this is taken out of
-    ``trainer.callbacks``, the next run has the model trained, frozen and held as it was when this came.
+    ``trainer.callbacks``, the next run has the model trained, frozen and held as it was when this came, except what
+    `freeze`, `unfreeze` or a `requires_grad` of one's own has changed after the last epoch that this was there for.
 
     Args:
         schedule: epoch (counted from 0, which has to be there) to the name of a part, or a list of names: of a module
@@ -140,34 +184,38 @@ class FineTune(Callback):
             )
         self._remember(trainer)
 
-    def _remember(self, trainer: Any) -> None:
+    def _remember(self, trainer: Any) -> _Before:
         """Keep how everything is before a schedule changes it; on the execution, as there may be other trainers."""
-        tuners, parameters, layers = vars(trainer.execution).setdefault("before_tuning", ([], {}, {}))
-        if all(tuner is not self for tuner in tuners):
-            tuners.append(self)
+        before: _Before = vars(trainer.execution).setdefault("before_tuning", _Before())
+        _KNOWN.add(before)
+        if all(tuner is not self for tuner in before.tuners):
+            before.tuners.append(self)
         for _, parameter in _parameters(trainer):  # one that came since the last run is added
-            parameters.setdefault(id(parameter), (parameter, parameter.requires_grad))
+            before.parameters.setdefault(id(parameter), _Part(parameter, parameter.requires_grad))
         for _, model in _models(trainer):
             for layer in _with_statistics(model):
-                layers.setdefault(id(layer), (layer, _is_held(layer), layer.training))
+                apart = _mode_of(model, layer) and not layer.training
+                before.layers.setdefault(id(layer), _Part(layer, _is_held(layer), apart))
+        return before
 
     def detach(self, trainer: Any) -> None:
         """Leave everything as it was when this was attached first: nobody else would release what is frozen."""
-        tuners, parameters, layers = vars(trainer.execution).get("before_tuning", ([], {}, {}))
-        if all(tuner is not self for tuner in tuners):
+        before: _Before = vars(trainer.execution).get("before_tuning", _Before())
+        if all(tuner is not self for tuner in before.tuners):
             return
-        tuners[:] = [tuner for tuner in tuners if tuner is not self]
-        if not tuners:
+        before.tuners[:] = [tuner for tuner in before.tuners if tuner is not self]
+        if not before.tuners:
             del trainer.execution.before_tuning
-        for parameter, trained in parameters.values():
-            _train(parameter, trained)
-        evaluated = {id(one) for _, m in _models(trainer) if not m.training for one in m.modules() if one is not m}
-        for layer, held, training in layers.values():
-            if _is_held(layer) and not held:
-                _hold(layer, False)
-                layer.train(training and id(layer) not in evaluated)
-            elif held:
-                _hold(layer, True)
+        for part in before.parameters.values():
+            if part.take(part.it.requires_grad):
+                _train(part.it, part.was)
+        modes = {id(layer): _mode_of(m, layer) for _, m in _models(trainer) for layer in _with_statistics(m)}
+        for part in before.layers.values():
+            held = _is_held(part.it)
+            if part.take(held):
+                _hold(part.it, part.was)
+                if held and not part.was:
+                    part.it.train(modes.get(id(part.it), True) and not part.apart)
 
     def on_before_fit(self, trainer: Any, epochs: int) -> None:
         late = next((epoch for epoch in self.schedule if epoch >= epochs), 0)
@@ -177,18 +225,20 @@ class FineTune(Callback):
 
     def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
         """Freeze and release by the epoch's number alone, so that a resumed run needs no state for it."""
-        named = list(_parameters(trainer))
+        before, named = self._remember(trainer), list(_parameters(trainer))
         # A tied parameter has several names, of which one is enough.
         trained = {id(p) for name, p in named if self._trains(name, epoch_idx)}
         for _, parameter in named:
             _train(parameter, id(parameter) in trained)
+            before.parameters[id(parameter)].made = parameter.requires_grad
         for path, model in _models(trainer):
             for name, layer in model.named_modules():
                 if _has_statistics(layer):
                     inside = [n for n, _ in (*layer.named_parameters(recurse=False), *layer.named_buffers())]
                     names = [f"{path}{name}{'.' if name else ''}{n}" for n in inside]
-                    free = any(self._trains(n, epoch_idx) for n in names)
-                    _hold(layer, self.bn_eval and not free)
+                    held = self.bn_eval and not any(self._trains(n, epoch_idx) for n in names)
+                    _hold(layer, held)
+                    before.layers[id(layer)].made = held
         if epoch_idx in self.schedule and trainer.verbose:
             count = sum(p.numel() for p in {id(p): p for _, p in named}.values() if p.requires_grad)
             parts = ", ".join(self.schedule[epoch_idx])
@@ -206,7 +256,7 @@ class FineTune(Callback):
 
 def _check_module(where: str, module: Any) -> None:
     if not isinstance(module, nn.Module):
-        raise ArgumentTypeError(f"{where}({module!r}): a torch.nn.Module is needed, not a {type(module).__name__}")
+        raise ArgumentTypeError(f"{where}({module!r}): a torch.nn.Module is needed, not {a_kind(module)}")
 
 
 def _check_schedule(given: Any) -> dict[int, list[str]]:
@@ -271,6 +321,11 @@ def _with_statistics(module: nn.Module) -> Iterator[nn.Module]:
 def _has_statistics(layer: nn.Module) -> bool:
     """Whether a layer keeps running statistics, as BatchNorm does."""
     return isinstance(getattr(layer, "running_mean", None), torch.Tensor)
+
+
+def _mode_of(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether a layer of a model would be in training mode, if it were as the model is."""
+    return model.training or layer is model
 
 
 def _is_held(layer: nn.Module) -> bool:

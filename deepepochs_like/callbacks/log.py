@@ -52,8 +52,10 @@ class LogCallback(TensorBoard):
         if not isinstance(log_dir, (str, os.PathLike)):
             raise ArgumentTypeError(f"log_dir={log_dir!r}: the path of a folder is needed")
         super().__init__(every, log_graph=log_graph, example_input=example_input, priority=priority)
-        if every is None:
-            self.on_after_val_batch = self.on_after_test_batch = None  # type: ignore[assignment, method-assign]
+        if every is None:  # as the base does for what it has itself
+            for name in ("on_after_train_batch", "on_after_val_batch", "on_after_test_batch"):
+                if getattr(type(self), name) is getattr(LogCallback, name):
+                    setattr(self, name, None)
         #: The folder in which runs lie.
         self.root = os.fspath(log_dir)
         self.batches = {"train": 0, "val": 0, "test": 0}

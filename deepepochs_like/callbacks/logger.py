@@ -44,7 +44,8 @@ class Logger(Callback):
 
     It is opened when the first epoch of a fit begins, behind whatever a resumed run restores, or at a test; and closed
     when the run is over. A trainer that is to go on with a run from a later update, but stands at update 0 as its fit
-    is still to come, writes nothing. What must survive a restart goes into `state_dict`. Set ``keeps_files = True`` if
+    is still to come, writes what belongs to a checkpoint of the run, ``test(dl, weights='best')``, at that one's
+    update, and nothing else. What must survive a restart goes into `state_dict`. Set ``keeps_files = True`` if
     it writes under ``trainer.run_folder.path``. Weights & Biases, for example::
 
         class WandB(Logger):
@@ -95,9 +96,10 @@ class Logger(Callback):
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ArgumentError(f"every={every!r}: an int from 1 on is needed, or None")
         self.every = every
-        if every is None:  # then no batch is any of its business
-            self.on_before_train_epoch = None  # type: ignore[assignment, method-assign]
-            self.on_after_train_batch = None  # type: ignore[assignment, method-assign]
+        if every is None:  # then no batch is any of its business, unless a subclass has made it that
+            for name in ("on_before_train_epoch", "on_after_train_batch"):
+                if getattr(type(self), name) is getattr(Logger, name):
+                    setattr(self, name, None)
 
     # ---------------------------------------------------------------------------------- what a subclass writes
 
@@ -158,7 +160,7 @@ class Logger(Callback):
         """Write a picture that ``trainer.add_figure`` was called with."""
         if self.ready(trainer):
             if not self.is_past(trainer):
-                self.write_picture(name, picture, step)
+                self.write_picture(name, picture, step or looked_at(trainer))
             if not trainer.running:
                 self._close()
 
@@ -175,11 +177,12 @@ class Logger(Callback):
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
         """Write the batch's figures every so many updates; all others cost a comparison."""
-        if trainer.progress.step < self._next:
+        if self.every is None or trainer.progress.step < self._next:
             return
-        assert self.every is not None
-        step = trainer.progress.step
+        step, window = trainer.progress.step, trainer.execution.window
         self._next = (step // self.every + 1) * self.every
+        if window is not None and window.batches:  # the update was made at the end of the pass before, which goes on
+            return
         self.write({**self._numbers(metrics, "train", "batch"), **self.rates(trainer)}, step)
 
     def on_after_epoch(
@@ -199,6 +202,7 @@ class Logger(Callback):
         self._close()
 
     def _write_once(self, trainer: Any, figures: dict[str, float], step: int) -> None:
+        step = step or looked_at(trainer)
         left = self.supersede(trainer, figures, step)
         if left or not figures:
             self.write(left, step)
@@ -207,14 +211,14 @@ class Logger(Callback):
         """Whether what a trainer tells before its fit belongs to a run that the fit will go on with from further on."""
         if trainer.running == "fit" or trainer.progress.step or trainer.resume is False or trainer.resumed:
             return False
-        folder = trainer.find_run()
-        entries = CheckpointStore(folder.checkpoints).entries() if folder is not None else []
-        if not entries or not entries[0].step:
+        entries = _checkpoints(trainer)
+        if not entries or not entries[0].step or looked_at(trainer):
             return False
         self._say(
             trainer,
             f"the run goes on from update {entries[0].step}: figures of update 0 that it has not yet "
-            "are not written behind the later ones",
+            "are not written behind the later ones; a test of what the run has reached is written at its update: "
+            "test(..., weights='last'), or 'best'",
         )
         return True
 
@@ -348,6 +352,21 @@ def folder_of(logger: Logger, trainer: Any) -> Path:
             "running_id='...' to the trainer"
         )
     return Path(folder.path)
+
+
+def _checkpoints(trainer: Any) -> list[Any]:
+    """Those of the trainer's run, the newest first."""
+    folder = trainer.find_run()
+    return CheckpointStore(folder.checkpoints).entries() if folder is not None else []
+
+
+def looked_at(trainer: Any) -> int:
+    """The update of that checkpoint of the run whose weights a trainer looks at before its fit; 0 where it does not."""
+    aside = trainer.aside
+    if aside is None or aside.path is None or trainer.progress.step or aside.changed():
+        return 0
+    path = aside.path.resolve()
+    return next((int(entry.step) for entry in _checkpoints(trainer) if entry.path.resolve() == path), 0)
 
 
 def _is_to_be_restored(trainer: Any) -> bool:

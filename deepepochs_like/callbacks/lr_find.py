@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -12,7 +13,8 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..checks import check_count
-from ..errors import ArgumentError, ArgumentTypeError, StepError, refuse_unknown
+from ..errors import ArgumentError, ArgumentTypeError, StepError, a_kind, refuse_unknown
+from ..idle import SAID
 from ..probe import as_request, data_of, rest, set_rate, train, untouched
 from .base import Callback
 from .finder import Finder
@@ -26,7 +28,8 @@ class Sweep(Callback):
     """Raise the learning rate with every update, and note the losses: one run of it is a sweep.
 
     Of a step with several losses and optimizers it is the loss of the first of those swept that counts: the one that
-    was back-propagated last before its update. A batch without that update is none: the rate stays until it comes.
+    was back-propagated last before its update was asked for, in every batch of an accumulation window. A batch without
+    that is none: the rate stays until it comes.
 
     Args:
         options: what is tried.
@@ -46,19 +49,23 @@ class Sweep(Callback):
         self.stopped = f"up to {options.high:g}"
         self._average, self._first, self._best = Average(options.smoothing), math.nan, math.inf
         self._rate, self._step, self._fruitless = 0.0, -1, 0
+        #: Since the rate was set: the losses, and whether the watched optimizer has made its update.
         self._window: list[Any] = []
-        #: Of the batch in progress: the losses back-propagated, that of the watched update, and the updates so far.
+        self._made = False
+        #: Of the batch in progress: the losses back-propagated, that of the watched optimizer, and whether the updates
+        #: asked for are its own, even where a window makes them later.
         self._heard: list[Any] = []
         self._own: Any = None
-        self._updates: set[bool] = set()
+        self._asked: set[bool] = set()
 
     def on_before_train_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
         """Set the next rate, once for all batches of an update."""
-        self._heard, self._own, self._updates = [], None, set()
+        self._heard, self._own, self._asked = [], None, set()
         if trainer.progress.step == self._step:  # within an accumulation window
             return
         self._look(trainer)
-        self._step, self._rate, self._window = trainer.progress.step, self.options.rate(len(self.lrs)), []
+        self._step, self._rate = trainer.progress.step, self.options.rate(len(self.lrs))
+        self._window, self._made = [], False
         for group, ratio in zip(self.groups, self.ratios, strict=True):
             set_rate(group, self._rate * ratio)
 
@@ -66,11 +73,28 @@ class Sweep(Callback):
         self._heard.append(loss)
 
     def on_before_optimize(self, trainer: Any, optimize_index: Any) -> None:
-        """Tell the loss that an update is made by from those of the other optimizers."""
-        watched = optimize_index is None or trainer.opt[optimize_index] is self.watched
-        self._updates.add(watched)
-        if watched and self._heard:
-            self._own = self._heard[-1]
+        self._made = self._made or self._is_watched(trainer, optimize_index)
+
+    def _is_watched(self, trainer: Any, index: Any) -> bool:
+        return index is None or trainer.opt[index] is self.watched
+
+    def listening(self, trainer: Any) -> Callable[..., None]:
+        """Return ``trainer.optimize``, telling the loss that an update is asked for by from those of other optimizers.
+
+        Within an accumulation window no hook is called, and where it closes it is too late: then all are updated.
+        """
+        optimize = trainer.optimize
+
+        def asked(index: Any = None, *args: Any, **kwargs: Any) -> None:
+            window = trainer.execution.window
+            if window is None or not window.closing:  # else a pass is over, and no batch asks
+                watched = self._is_watched(trainer, index)
+                self._asked.add(watched)
+                if watched and self._heard:
+                    self._own = self._heard[-1]
+            optimize(index, *args, **kwargs)
+
+        return asked
 
     def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
         """Note the loss, and refuse steps of which no loss, or no update, ever comes."""
@@ -88,10 +112,10 @@ class Sweep(Callback):
 
     def _loss_of_batch(self, trainer: Any) -> tuple[Any, bool]:
         """The loss that counts, and whether it is none because the batch was for other optimizers."""
-        if len(trainer.opt) > 1 and self._updates:
-            return self._own, True not in self._updates
+        if len(trainer.opt) > 1 and self._asked:
+            return self._own, True not in self._asked
         if len(trainer.opt) > 1 and len(self._heard) > 1 and trainer.execution.window is not None:
-            return None, True  # whose each of them is shows only where the window closes
+            return None, True  # nobody asks for an update yet, which would tell whose each of them is
         loss = trainer.current_task.figures.loss
         return (self._heard[-1] if self._heard else None) if loss is None else loss[0], False
 
@@ -100,7 +124,8 @@ class Sweep(Callback):
 
     def _look(self, trainer: Any) -> None:
         """Note the loss where an update has been made since the rate was set."""
-        if self._window and trainer.progress.step > self._step:
+        made = self._made or len(trainer.opt) == 1
+        if made and self._window and trainer.progress.step > self._step:
             window, self._window, self._fruitless = self._window, [], 0
             self._take(trainer, float(torch.stack([one.detach().float().mean() for one in window]).mean()))
 
@@ -180,7 +205,7 @@ class SweepOptions:
         numbers = {low: self.low, high: self.high, "smoothing": self.smoothing, "diverge": self.diverge}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ArgumentTypeError(f"{name}={value!r}: a number is needed, not a {type(value).__name__}")
+                raise ArgumentTypeError(f"{name}={value!r}: a number is needed, not {a_kind(value)}")
         if not 0 < self.low < self.high:
             raise ArgumentError(f"{low}={self.low}, {high}={self.high}: learning rates 0 < {low} < {high} are needed")
         check_count(steps, self.steps, 2)
@@ -226,10 +251,25 @@ def sweep(
         trainer.callbacks.append(found)
         trainer.metrics, trainer.check_finite = [], False
         request = as_request("train", train_dl, metrics=False)
+        trainer.said.add(SAID)  # a step without an update is told of here
         # Of several optimizers the others' updates count, too: it stops itself when it has tried all.
         updates = options.steps * (_PATIENCE if len(trainer.opt) > 1 else 1)
-        train(trainer, request, updates, step=step, batch_size=batch_size)
+        with _replaced(trainer, "optimize", found.listening(trainer)):
+            train(trainer, request, updates, step=step, batch_size=batch_size)
     return finding_of(found.lrs, found.losses, average, found.stopped)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an object an attribute of its own for a while."""
+    own = vars(owner)
+    before = {name: own[name]} if name in own else {}
+    own[name] = value
+    try:
+        yield
+    finally:
+        del own[name]
+        own.update(before)
 
 
 class LRFinder(Finder):

@@ -142,13 +142,18 @@ class MLflowLogger(Logger):
         before = self._earlier(name).get(step)
         if before is None:
             last, self._last[name] = self._last.get(name), (step, value)
-            return last is None or last[0] != step or not _alike(last[1], value)
-        if _alike(before, value):
+            return last is None or last[0] != step or not _alike(last[1], value, self._tolerance)
+        if _alike(before, value, self._tolerance):
             return False
         if self._retells:
             return True
         self._warn_once(name, step, before, value)
         return False
+
+    @property
+    def _tolerance(self) -> float:
+        """By how much a figure may differ from what is there, and be the same: of a later test by a rounding alone."""
+        return 1e-6 if self._retells else 1e-3
 
     def _earlier(self, name: str) -> dict[int, float]:
         """A figure's values by step, as they were when it was opened."""
@@ -161,7 +166,7 @@ class MLflowLogger(Logger):
         if trainer.running == "fit":
             return figures
         before = {name: self._earlier(_name(name)).get(step) for name in figures}
-        new = {name: value for name, value in figures.items() if not _alike(value, before[name])}
+        new = {name: value for name, value in figures.items() if not _alike(value, before[name], self._tolerance)}
         return super().supersede(trainer, new, step) if new else {}
 
     def _warn_once(self, name: str, step: int, before: float, value: float) -> None:
@@ -206,11 +211,12 @@ def _name(figure: str) -> str:
     return "/".join(part if part.strip(".") else "_" * max(len(part), 1) for part in parts)[:_LONGEST_NAME]
 
 
-def _alike(one: float, other: float | None) -> bool:
+def _alike(one: float, other: float | None, tolerance: float) -> bool:
     """Whether two values are the same, but for the last digits, which another device may have added up otherwise."""
     if other is None:
         return False
-    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
+    alike = math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance / 1e3)
+    return alike or (math.isnan(one) and math.isnan(other))
 
 
 @contextmanager

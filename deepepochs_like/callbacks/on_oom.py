@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..data.resume import length_of
-from ..errors import ArgumentError, BatchError, add_note, did_you_mean
+from ..errors import ArgumentError, BatchError, a_kind, add_note, did_you_mean
 from ..rng import rng_state, set_rng_state
 from ..tensors import TensorTuple, concat, detached, map_tensors
 from ..types import StateDict
@@ -365,7 +365,7 @@ def _why_not_cut(batch: InFlight) -> str:
     samples = _samples(batch.batch_x)
     for leaf in _leaves((batch.batch_x, batch.batch_y)):
         if leaf is not None and not (isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == samples):
-            shown = f"a tensor {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else f"a {type(leaf).__name__}"
+            shown = f"a tensor {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else f"{a_kind(leaf)}"
             return f"it cannot be cut by samples: beside {samples} of them it holds {shown}"
     if samples is not None and samples < 2:
         return "it is a single sample"

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import a_kind
+
 
 def settings(trainer: Any, asked: Mapping[str, str]) -> dict[str, str]:
     """Model, loss, optimizers, schedules, callbacks and hyper-parameters, as texts of a few lines each.
@@ -116,7 +118,7 @@ def _short(value: Any) -> str:
     try:
         text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else repr(value)
     except Exception as error:  # of the users' own making
-        text = f"a {type(value).__name__}, whose repr failed with {type(error).__name__}"
+        text = f"{a_kind(value)}, whose repr failed with {type(error).__name__}"
     return text if len(text) <= 300 else text[:299] + "…"
 
 

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..batch import split_batch
 from ..data import BatchSource, samplers
-from ..errors import ArgumentError
+from ..errors import ArgumentError, a_kind
 from ..rng import rng_state, set_rng_state
 from ..tensors import TensorDict
 from .asked import warn_beyond
@@ -106,7 +106,7 @@ class SWA(Averaging):
         loader = task.dataloader
         if isinstance(loader, Iterator):
             raise ArgumentError(
-                f"SWA: BatchNorm needs another pass over the training data, and a {type(loader).__name__} can be read "
+                f"SWA: BatchNorm needs another pass over the training data, and {a_kind(loader)} can be read "
                 "once only; pass something that can be iterated again, such as a DataLoader"
             )
         source = BatchSource(loader, "train_dl")

@@ -16,15 +16,19 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
 from torch.utils.data._utils import collate
 
+from ..errors import a_kind
+
 #: What decides how samples are made and collated, as torch has it.
 _COLLATES = dict(collate.default_collate_fn_map)
 _METHODS = [
     (TensorDataset, "__getitem__", TensorDataset.__getitem__),
+    (TensorDataset, "__getitems__", getattr(TensorDataset, "__getitems__", None)),
     (StackDataset, "__getitem__", StackDataset.__getitem__),
     (StackDataset, "__getitems__", StackDataset.__getitems__),
     (Subset, "__getitem__", Subset.__getitem__),
     (Subset, "__getitems__", Subset.__getitems__),
     (ConcatDataset, "__getitem__", ConcatDataset.__getitem__),
+    (ConcatDataset, "__getitems__", getattr(ConcatDataset, "__getitems__", None)),
 ]
 #: As many parts of a ConcatDataset are still quicker to take apart than samples are to fetch.
 MOST_PARTS = 16
@@ -34,8 +38,8 @@ class Unsure(Exception):
     """Why samples (or those of one batch) are not taken at once."""
 
 
-#: Tensors, their versions, and the attribute they were found under, of what.
-Leaf = tuple[tuple[Tensor, ...], list[int], Any, str]
+#: An object, of what it was found under which attribute, and the tensors in it with their versions.
+Leaf = tuple[Any, Any, str, tuple[Tensor, ...], list[int]]
 
 
 class Columns(Protocol):
@@ -43,8 +47,10 @@ class Columns(Protocol):
 
     #: Whether a sample is one bare tensor, not a tuple of them.
     single: bool
-    #: Whether `leaves` shows a change of the data, so that batches may be taken before their turn.
-    watched: bool
+
+    @property
+    def watched(self) -> bool:
+        """Whether `leaves` shows a change of the data, so that batches may be taken before their turn."""
 
     def take(self, at: Tensor) -> list[Tensor]:
         """One tensor per column with the samples of these indices (int64, 1-D), copied.
@@ -54,10 +60,10 @@ class Columns(Protocol):
         """
 
     def leaves(self) -> list[Leaf]:
-        """The tensors that the data consists of, as they are now."""
+        """The tensors that the data consists of, and what picks samples from them, as they are now."""
 
     def structure(self) -> list[Any]:
-        """The datasets within, to be compared by identity."""
+        """The datasets within and what says which of their samples count, to be compared by identity."""
 
     def likes(self) -> list[Tensor]:
         """A sample of each column, for its type and size."""
@@ -71,7 +77,7 @@ def columns_of(dataset: Any) -> Columns:
     """
     if collate.default_collate_fn_map != _COLLATES:
         raise Unsure("default_collate_fn_map has been changed")
-    if changed := [f"{kind.__name__}.{name}" for kind, name, own in _METHODS if getattr(kind, name) is not own]:
+    if changed := [f"{kind.__name__}.{name}" for kind, name, own in _METHODS if getattr(kind, name, None) is not own]:
         raise Unsure(f"{changed[0]} has been replaced")
     if {"__getitem__", "__getitems__"} & set(getattr(dataset, "__dict__", ())):
         raise Unsure("the dataset has a way of its own to get samples")
@@ -90,7 +96,7 @@ def columns_of(dataset: Any) -> Columns:
         return _Parts(dataset)
     if kind in (list, tuple):
         return _Samples(dataset)
-    raise Unsure(f"the samples of a {kind.__name__} may be anything")
+    raise Unsure(f"{kind.__name__} makes its samples by code of its own; those of a TensorDataset(x, y) would be cut")
 
 
 class _Whole:
@@ -100,20 +106,29 @@ class _Whole:
         self.dataset, self.name, self.bare, self.single = dataset, name, bare, bool(bare)
         for tensor in self._tensors():
             _check_column(tensor, len(dataset))
-        # What is in memory that torch did not make can be changed without torch's counting it, by NumPy for one.
-        self.watched = all(tensor.untyped_storage().resizable() for tensor in self._tensors())
+
+    @property
+    def watched(self) -> bool:
+        tensors = self._tensors()
+        if type(tensors) is not tuple or any(tensor.requires_grad for tensor in tensors):
+            return False  # one of a list can be replaced; rows of what requires a gradient belong to one backward pass
+        # What is in memory that NumPy has, too, can be changed without torch's counting it.
+        return all(tensor.untyped_storage().resizable() for tensor in tensors)
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return self.bare or getattr(self.dataset, self.name)
 
     def take(self, at: Tensor) -> list[Tensor]:
         tensors = self._tensors()
+        if any(tensor.requires_grad for tensor in tensors):
+            raise Unsure("a tensor in it is part of a computation")
         check_range(at, len(tensors[0]))
         return [tensor.index_select(0, at.to(tensor.device)) for tensor in tensors]
 
     def leaves(self) -> list[Leaf]:
         tensors = self._tensors()
-        return [(tensors, [tensor._version for tensor in tensors], None if self.bare else self.dataset, self.name)]
+        owner, versions = None if self.bare else self.dataset, [tensor._version for tensor in tensors]
+        return [(tensors, owner, self.name, tensors, versions)]
 
     def structure(self) -> list[Any]:
         return []
@@ -125,7 +140,7 @@ class _Whole:
 def _check_column(tensor: Any, length: int) -> None:
     """Raise `Unsure` unless taking rows of a tensor gives what stacking its rows gives."""
     if type(tensor) is not Tensor:
-        raise Unsure(f"it holds a {type(tensor).__name__}")
+        raise Unsure(f"it holds {a_kind(tensor)}")
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
         raise Unsure("a tensor in it is not an ordinary one")
     if tensor.requires_grad or tensor.is_inference() or tensor.is_conj() or tensor.is_neg():
@@ -153,9 +168,13 @@ class _Part:
 
     def __init__(self, dataset: Any) -> None:
         self.whole, self.dataset = columns_of(dataset.dataset), dataset
-        self.single, self.watched = self.whole.single, self.whole.watched
+        self.single = self.whole.single
         if type(dataset.indices) not in (list, tuple, range, np.ndarray, Tensor):
-            raise Unsure(f"the indices of the Subset are a {type(dataset.indices).__name__}")
+            raise Unsure(f"the indices of the Subset are {a_kind(dataset.indices)}")
+
+    @property
+    def watched(self) -> bool:
+        return self.whole.watched
 
     def take(self, at: Tensor) -> list[Tensor]:
         mapping = self.dataset.indices
@@ -167,10 +186,13 @@ class _Part:
         return self.whole.take(as_indices([mapping[index] for index in at.tolist()]))
 
     def leaves(self) -> list[Leaf]:
-        return self.whole.leaves()
+        part, mapping = self.dataset, self.dataset.indices
+        counted = (mapping,) if type(mapping) is Tensor else ()
+        indices: Leaf = (mapping, part, "indices", counted, [tensor._version for tensor in counted])
+        return [*self.whole.leaves(), indices, (part.dataset, part, "dataset", (), [])]
 
     def structure(self) -> list[Any]:
-        return [self.dataset.dataset, *self.whole.structure()]
+        return [self.dataset.dataset, self.dataset.indices, *self.whole.structure()]
 
     def likes(self) -> list[Tensor]:
         return self.whole.likes()
@@ -185,10 +207,18 @@ class _Parts:
         self.parts, self.dataset = [columns_of(part) for part in dataset.datasets], dataset
         if any(type(part) is _Samples for part in self.parts):
             raise Unsure("a part of the ConcatDataset is a list")
-        self.single, self.watched = self.parts[0].single, all(part.watched for part in self.parts)
+        self.single = self.parts[0].single
         shapes = [(part.single, [_kind(like) for like in part.likes()]) for part in self.parts]
         if any(shape != shapes[0] for shape in shapes):
             raise Unsure("the parts of the ConcatDataset are of different kinds")
+        try:
+            self.take(torch.zeros(1, dtype=torch.int64))
+        except NotImplementedError as error:  # of some types it can take rows, but put none into their places
+            raise Unsure(f"torch cannot put the parts of the ConcatDataset together ({error})") from None
+
+    @property
+    def watched(self) -> bool:
+        return all(part.watched for part in self.parts)
 
     def take(self, at: Tensor) -> list[Tensor]:
         ends = self.dataset.cumulative_sizes

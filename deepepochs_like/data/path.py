@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from ..errors import a_kind
 from .columns import Columns, Unsure, as_indices, columns_of
 from .rest import Rest, is_plain_batching, pieces_of
 from .stream import Foreign, Stream, groups, is_alike, is_changed
@@ -34,7 +36,7 @@ _METHODS = (DataLoader.__iter__, DataLoader._get_iterator)
 def check_loader(loader: Any) -> None:
     """Raise `Unsure` unless a loader's batches are those that its batch sampler, dataset and collate_fn make."""
     if not isinstance(loader, DataLoader):
-        raise Unsure(f"a {type(loader).__name__} is iterated as it is")
+        raise Unsure(f"{a_kind(loader)} is iterated as it is")
     if type(loader) is not DataLoader or "_get_iterator" in vars(loader):
         raise Unsure(f"{type(loader).__name__} is a DataLoader of its own kind")
     if (DataLoader.__iter__, DataLoader._get_iterator) != _METHODS:
@@ -96,7 +98,7 @@ class Held:
 
     def is_fresh(self) -> bool:
         """Whether they are still those of the data, which was neither changed nor replaced."""
-        fresh = self.columns.watched and not is_changed(self.leaves)
+        fresh = not is_changed(self.leaves) and self.columns.watched
         return fresh and is_alike(self.structure, self.columns.structure())
 
 
@@ -114,7 +116,8 @@ def stream_of(
             tells whether the loader's generators have come to where they were; else the next batch is drawn as well.
     """
     batching: Any = loader.batch_sampler
-    pieces = _pieces_of(batching, columns, skip)
+    listed = _list_of(batching, columns)
+    pieces = _pieces_of(batching, listed, skip)
     rest = Rest(batching, skip) if pieces is None else None
     if rest is not None:
         iter(rest)
@@ -132,23 +135,35 @@ def stream_of(
     order = groups(_drawn_late(pieces) if drawn is None else drawn, size, _together(columns, size), batching.drop_last)
     if caught_up is not None and not (skip and caught_up()):
         order = itertools.chain(list(itertools.islice(order, 1)), order)
+    if listed is not None:
+        order = _looked_up(order, listed, batching.sampler, batching.sampler.indices, size)
     return Stream(columns, order, size, fetch)
 
 
-def _pieces_of(batching: Any, columns: Columns | None, skip: int) -> Callable[[], Iterator[Tensor]] | None:
-    """What draws the rest of an order of torch's, as tensors; None where it is another's, or lists no numbers."""
-    if not is_plain_batching(batching):
-        return None
-    sampler, seen = batching.sampler, skip * batching.batch_size
-    if type(sampler) is not SubsetRandomSampler:
-        return partial(pieces_of, sampler, seen)
-    if columns is None:  # what it lists may be anything, and goes to the dataset as it is
+def _list_of(batching: Any, columns: Columns | None) -> Tensor | None:
+    """What a SubsetRandomSampler lists, where that goes to columns and is numbers."""
+    if columns is None or not is_plain_batching(batching) or type(batching.sampler) is not SubsetRandomSampler:
         return None
     try:
-        listed = as_indices(sampler.indices)
+        return as_indices(batching.sampler.indices)
     except Unsure:
         return None
-    return lambda: (listed[piece] for piece in pieces_of(sampler, seen))
+
+
+def _pieces_of(batching: Any, listed: Tensor | None, skip: int) -> Callable[[], Iterator[Tensor]] | None:
+    """What draws the rest of an order of torch's, as tensors; None where it is another's, or lists no numbers."""
+    if not is_plain_batching(batching) or (listed is None and type(batching.sampler) is SubsetRandomSampler):
+        return None
+    return partial(pieces_of, batching.sampler, skip * batching.batch_size)
+
+
+def _looked_up(order: Iterator[Tensor], listed: Tensor, sampler: Any, held: Any, size: int) -> Iterator[Any]:
+    """What a SubsetRandomSampler lists at the positions of an order; from another list, batch by batch."""
+    for positions in order:
+        if sampler.indices is held:
+            yield listed[positions]
+        else:
+            yield from (_numbered([sampler.indices[at] for at in batch.tolist()]) for batch in positions.split(size))
 
 
 def _drawn_late(pieces: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
@@ -158,9 +173,15 @@ def _drawn_late(pieces: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
 
 def _listed(rest: Rest) -> Iterator[Any]:
     """The rest of the order of any other batch sampler: a tensor where it gives a list of plain numbers."""
-    for indices in rest:
-        plain = type(indices) is list and set(map(type, indices)) == {int}
-        yield torch.tensor(indices) if plain else Foreign(indices)
+    return map(_numbered, rest)
+
+
+def _numbered(indices: Any) -> Any:
+    """What a batch sampler gave: a tensor where it is a list of plain numbers."""
+    if type(indices) is list and set(map(type, indices)) == {int}:
+        with suppress(ValueError, RuntimeError):  # numbers of more than 64 bits
+            return torch.tensor(indices)
+    return Foreign(indices)
 
 
 def _fetch(loader: Any, indices: Any) -> Any:

@@ -42,7 +42,9 @@ class Rest:
         self._rest: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        if not is_known(self.sampler):  # it may draw as soon as it is asked for its iterator, as this is
+        if self._whole is None and not is_known(
+            self.sampler
+        ):  # it may draw as soon as it is asked for its iterator, as this is
             self._whole = iter(self.sampler)
         return self
 

@@ -112,8 +112,21 @@ def check_data(name: str, loader: Any, state: StateDict, drawing: str | None = N
         warn(message)
 
 
-def check_position(name: str, loader: Any, batches: int) -> None:
-    """Warn where a pass can be gone on with only by reading again what was seen."""
+def check_position(name: str, loader: Any, batches: int, held: bool = False) -> None:
+    """Warn where a pass can be gone on with only by reading again what was seen, or without knowing what that was.
+
+    Args:
+        name: how messages call the loader.
+        loader: whose pass it is.
+        batches: how many were seen.
+        held: whether its batches are cut from memory, by no workers.
+    """
+    if not getattr(loader, "in_order", True) and seedable(loader) and not held:
+        warn(
+            f"{name} has in_order=False: its batches came in the order in which its workers were ready, and which "
+            f"{batches} have been seen is not known; the run goes on behind the first {batches}, so that some may be "
+            "seen twice and others not at all. Load with in_order=True to resume it exactly"
+        )
     if isinstance(loader, Sequence) or (is_plain(loader) and not isinstance(loader.dataset, IterableDataset)):
         return
     fix = "give it state_dict/load_state_dict"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ..errors import a_kind
 from ..rng import rng_state
 from ..types import StateDict, Stateful
 from ..utils.warn import warn
@@ -83,7 +84,7 @@ def check(name: str, loader: Any, state: StateDict) -> None:
             signs = [f"draws from {', '.join(drawing)}"] * bool(drawing)
             signs += [f"had another value of {', '.join(counted)}"] * bool(counted)
             message = (
-                f"{name}: the order is decided by a {type(owner).__name__}, which {' and '.join(signs)}; no checkpoint "
+                f"{name}: the order is decided by {a_kind(owner)}, which {' and '.join(signs)}; no checkpoint "
                 "knows of that, so the run does not go on exactly. Give it state_dict/load_state_dict"
             )
             warn(message)

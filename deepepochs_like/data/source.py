@@ -11,15 +11,25 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..errors import ArgumentTypeError, LoaderError, StateError
+from ..errors import ArgumentTypeError, LoaderError, StateError, a_kind
 from ..rng import rng_state, set_rng_state
 from ..types import StateDict, Stateful
 from . import resume, samplers
 from .columns import Unsure
 from .path import Held, check_loader, choose, stream_of
 from .rest import is_plain_batching
-from .stream import Stream
-from .workers import SeededDataset, SeededOrder, base_seed, close, in_likeness, iterate, order_of, seedable
+from .stream import Stream, is_alike
+from .workers import (
+    SeededDataset,
+    SeededOrder,
+    base_seed,
+    close,
+    in_likeness,
+    iterate,
+    order_of,
+    seedable,
+    settings_of,
+)
 
 
 class BatchSource:
@@ -39,13 +49,12 @@ class BatchSource:
     def __init__(self, loader: Any, name: str) -> None:
         if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
             raise ArgumentTypeError(
-                f"{name}={loader!r}: a {type(loader).__name__} cannot be iterated; a DataLoader or any iterable of "
+                f"{name}={loader!r}: {a_kind(loader)} cannot be iterated; a DataLoader or any iterable of "
                 "batches is needed"
             )
         if isinstance(loader, (torch.Tensor, np.ndarray, torch.nn.Module)):
             raise ArgumentTypeError(
-                f"{name} is a {type(loader).__name__}; batches are needed: "
-                "DataLoader(TensorDataset(x, y), batch_size=...)"
+                f"{name} is {a_kind(loader)}; batches are needed: DataLoader(TensorDataset(x, y), batch_size=...)"
             )
         if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
             raise ArgumentTypeError(
@@ -65,7 +74,9 @@ class BatchSource:
         #: Which way the batches take, and why; see `look`.
         self.path = ""
         self._held: Held | None = None
+        #: What worker processes load from, and what it was made of.
         self._seeded: tuple[SeededOrder, DataLoader[Any]] | None = None
+        self._settings: list[Any] = []
 
     @property
     def length(self) -> int | None:
@@ -110,7 +121,7 @@ class BatchSource:
             way = "as it is" if self.loader.num_workers else "fetched by index, sample by sample"
             self.path = f"{way}: {reason}"
             return not self.loader.num_workers
-        self.path = f"cut from memory: a {type(self.loader.dataset).__name__} with the default collate"
+        self.path = f"cut from memory: {a_kind(self.loader.dataset)} with the default collate"
         if self.loader.num_workers:
             self.path += f"; its {self.loader.num_workers} workers are not needed"
         return True
@@ -127,9 +138,12 @@ class BatchSource:
             return resume.position(self.loader, self.name, self.position, self._begin, caught_up, self.passes <= 1)
         if not seedable(self.loader):
             return iterate(self.loader, self.name)
-        if self._seeded is None:  # kept, so that persistent workers persist
+        settings = settings_of(self.loader)
+        # Workers that persist are as they were when they were started, as the loader's own would be.
+        if self._seeded is None or not (self.loader.persistent_workers or is_alike(self._settings, settings)):
             order = SeededOrder(order_of(self.loader))
             dataset = SeededDataset(self.loader.dataset)
+            self._settings = settings
             self._seeded = order, in_likeness(self.loader, order, dataset, self.passes <= 1)
         order, loader = self._seeded
         order.seed = base_seed(self.loader)
@@ -217,7 +231,7 @@ class BatchSource:
         if not self._give_back(state):
             samplers.check(self.name, self.loader, state)
             if self._start:
-                resume.check_position(self.name, self.loader, self.position)
+                resume.check_position(self.name, self.loader, self.position, self._held is not None)
         samplers.load(self.loader, state.get("samplers"))
         for generator, saved in zip(mine, state["generators"], strict=True):
             generator.set_state(saved)

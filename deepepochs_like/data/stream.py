@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,14 +33,15 @@ class Stream:
     def __iter__(self) -> Iterator[Any]:
         columns, size = self.columns, self.size
         structure = None if columns is None else columns.structure()
-        for group in self.order:
+        for group in self._groups():
             taken, leaves = None, []
             if columns is not None and type(group) is Tensor and is_alike(structure, columns.structure()):
                 leaves = columns.leaves()
                 with suppress(Unsure):  # what is wrong with a batch is to show when it is its turn
                     taken = columns.take(group)
             if columns is None or taken is None:
-                yield from self._one_by_one(group)
+                if (yield from self._one_by_one(group)):
+                    return
             elif not size or len(group) <= size:
                 self.indices = group
                 yield taken[0] if columns.single else taken
@@ -49,19 +50,31 @@ class Stream:
                 parts = [column.unsafe_split(size) for column in (group, *taken)]
                 for number, (self.indices, *batch) in enumerate(zip(*parts, strict=True)):
                     if number and is_changed(leaves):
-                        yield from self._one_by_one(group[number * size :])
+                        if (yield from self._one_by_one(group[number * size :])):
+                            return
                         break
                     yield batch[0] if columns.single else batch
 
-    def _one_by_one(self, group: Any) -> Iterator[Any]:
-        """Fetch the batches of a group as the DataLoader does."""
-        if type(group) is Foreign:
-            self.indices = None
-            yield self.fetch(group.indices)
-            return
-        for indices in group.split(self.size or len(group)):
-            self.indices = indices
-            yield self.fetch(indices.tolist())
+    def _groups(self) -> Iterator[Any]:
+        """The order; batches of several are taken apart where a change of the data would no longer be seen."""
+        columns, size = self.columns, self.size
+        for group in self.order:
+            if columns is not None and type(group) is Tensor and 0 < size < len(group) and not columns.watched:
+                yield from group.split(size)
+            else:
+                yield group
+
+    def _one_by_one(self, group: Any) -> Generator[Any, None, bool]:
+        """Fetch the batches of a group as the DataLoader does, and return whether the dataset ended the pass."""
+        foreign = type(group) is Foreign
+        for indices in [group.indices] if foreign else group.split(self.size or len(group)):
+            self.indices = None if foreign else indices
+            try:
+                batch = self.fetch(indices if foreign else indices.tolist())
+            except StopIteration:  # which ends a loop over the DataLoader, too
+                return True
+            yield batch
+        return False
 
 
 @dataclass
@@ -78,10 +91,10 @@ def is_alike(one: list[Any] | None, other: list[Any]) -> bool:
 
 def is_changed(leaves: list[Leaf]) -> bool:
     """Tell whether data is no longer what it was: changed in place, or replaced."""
-    for tensors, versions, owner, name in leaves:
-        if owner is not None and getattr(owner, name) is not tensors:
+    for held, owner, name, tensors, versions in leaves:
+        if owner is not None and getattr(owner, name) is not held:
             return True
-        if [tensor._version for tensor in tensors] != versions:
+        if versions and [tensor._version for tensor in tensors] != versions:
             return True
     return False
 

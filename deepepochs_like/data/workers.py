@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch._C import _remove_worker_pids
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import LoaderError
@@ -82,11 +82,6 @@ class SeededDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "dataset" not in self.__dict__:  # copies and pickles ask before there is one
-            raise AttributeError(name)
-        return getattr(self.dataset, name)  # what a worker_init_fn looks for
-
 
 def _exited(error: SystemExit) -> LoaderError:
     """What SystemExit becomes in a worker: it would end the worker, and leave nobody who says why."""
@@ -95,6 +90,8 @@ def _exited(error: SystemExit) -> LoaderError:
 
 class WorkerStart:
     """What a worker does first: it outlives the signals that are its parent's to act on; then the user's own init.
+
+    Whoever asks for the worker's dataset is to find the loader's own, to look at it and to change it.
 
     A signal to the whole process group (Ctrl-C, a batch system, a service manager) reaches workers, too. Without them
     the batch in progress could not be finished, nor the run saved.
@@ -110,7 +107,11 @@ class WorkerStart:
     def __call__(self, worker_id: int) -> None:
         for number in self.spared:  # no SIG_IGN, which programs that the dataset starts would inherit
             signal.signal(number, _ignore)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.spared)
+        if self.spared:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.spared)
+        info: Any = get_worker_info()
+        if type(info.dataset) is SeededDataset:
+            object.__setattr__(info, "dataset", info.dataset.dataset)  # it allows no plain assignment
         if self.own is not None:
             self.own(worker_id)
 
@@ -162,7 +163,8 @@ class WatchfulIterator(_MultiProcessingDataLoaderIter):
     @property
     def _worker_init_fn(self) -> Any:
         """What torch has workers call first; it sets the loader's own."""
-        return WorkerStart(self._spared, self._own_init) if self._spared else self._own_init
+        needed = self._spared or type(self._dataset) is SeededDataset
+        return WorkerStart(self._spared, self._own_init) if needed else self._own_init
 
     @_worker_init_fn.setter
     def _worker_init_fn(self, own: Any) -> None:
@@ -345,6 +347,13 @@ def order_of(loader: DataLoader[Any]) -> Any:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
+def settings_of(loader: DataLoader[Any]) -> list[Any]:
+    """What makes a loader's likeness what it is and can be set between two passes; to be compared by identity."""
+    names = ("num_workers", "collate_fn", "worker_init_fn", "prefetch_factor", "pin_memory", "timeout", "in_order")
+    found = [getattr(loader, name, None) for name in (*names, "multiprocessing_context", "generator")]
+    return [*found, loader.dataset, order_of(loader)]
+
+
 def in_likeness(loader: DataLoader[Any], order: Any, dataset: Any = None, first: bool = True) -> DataLoader[Any]:
     """A DataLoader like `loader`, in another order or over another dataset.
 
@@ -354,6 +363,8 @@ def in_likeness(loader: DataLoader[Any], order: Any, dataset: Any = None, first:
     options: dict[str, Any] = {"batch_sampler": order}
     if loader.batch_sampler is None:
         options = {"sampler": order, "batch_size": None}
+    if not getattr(loader, "in_order", True):
+        options["in_order"] = False
     if loader.num_workers:
         options["prefetch_factor"] = loader.prefetch_factor
         options["multiprocessing_context"] = loader.multiprocessing_context

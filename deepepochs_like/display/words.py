@@ -128,7 +128,8 @@ class Words:
 
     def number(self, value: float) -> str:
         """Write a figure with the decimals set, and as ``3.00e-05`` where they would hide or swamp it."""
-        if value and math.isfinite(value) and not 10.0 ** (1 - self.decimals) <= abs(value) < 1e6:
+        least = 10.0 ** -max(self.decimals - 1, min(self.decimals, 1))  # with two digits, where that many are asked for
+        if value and math.isfinite(value) and not least <= abs(value) < 1e6:
             return f"{value:.{max(self.decimals - 2, 2)}e}"
         return f"{value:.{self.decimals}f}"
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
-from ..patches import Outputs
+from ..patches import MeanPatch, Outputs, TensorPatch
 from ..patches.base import PatchBase
-from ..patches.slot import Slot
+from ..patches.slot import Slot, shape_per_sample
 from ..tensors import detached
 from .case import Case, Found, some
 
@@ -40,6 +40,40 @@ def metric_names(case: Case) -> Iterator[Found]:
                 fix = "Give each task a name, which is put before its figures: EpochTask(loader, name='a.')."
                 yield "error", message, fix, {"names": shared, "stage": stage}
             of_task |= dict.fromkeys(figures - of_task.keys(), f"task {number}")
+
+
+def metric_per_sample(case: Case) -> Iterator[Found]:
+    """Metrics that give a value for each sample of a batch, where a number for all of them is meant."""
+    trial = case.forward()
+    one = trial.passes[0]
+    outputs, told = Outputs(detached(one.out), one.y, one.size), set()
+    for metric in [metric for tasks in case.metrics.values() for _, metrics in tasks for metric in metrics]:
+        metric = _own(metric)
+        slot = None if metric is None else Slot(metric, case.trainer.metric_patch)
+        if slot is None or slot.name in told or not isinstance(slot.patch, (TensorPatch, MeanPatch)):
+            continue
+        told.add(slot.name)
+        try:
+            shape = shape_per_sample(slot.patch.metric, slot.of_batch(outputs), outputs)
+        except Exception:  # one that fails says so in its run
+            continue
+        if shape is None:
+            continue
+        message = (
+            f"The metric {slot.name!r} gives a tensor of shape {shape} for a batch of {one.size}: values for each "
+            "sample, and no number for all of them."
+        )
+        averaged = isinstance(slot.patch, MeanPatch)
+        about = " metric_patch='mean' refuses it." if averaged else " Display and monitors leave such a figure out."
+        yield ("error" if averaged else "warning"), message + about, "End it in .mean().", {"shape": shape}
+
+
+def _own(metric: Any) -> Any:
+    """The metric, or a copy of one that may count its calls; None where it cannot be copied."""
+    try:
+        return deepcopy(metric) if _keeps_something(metric) else metric
+    except Exception:
+        return None
 
 
 def names_of(case: Case, metric: Any) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import a_kind
 from ..shapes import class_dim
 from ..tensors import map_tensors
 from .case import Case, Found
@@ -104,7 +105,7 @@ def no_gradient(case: Case) -> Iterator[Found]:
             fix = "Look for .detach(), .item(), argmax, rounding or no_grad() between the model and the loss."
             yield "error", message, fix, {}
     else:
-        message = f"The loss is a {type(one.returned).__name__}; a 0-dimensional tensor is needed."
+        message = f"The loss is {a_kind(one.returned)}; a 0-dimensional tensor is needed."
         fix = "Return a tensor; with loss=None the model returns its loss, bare or in a dict under 'loss'."
         yield "error", message, fix, {"type": type(one.returned).__name__}
 

@@ -66,6 +66,7 @@ _FUNCTIONS = (
     loaders.val_drop_last,
     loaders.val_overlaps_train,
     figures.metric_names,
+    figures.metric_per_sample,
     monitors.monitor_mode,
     monitors.monitored_figure,
 )

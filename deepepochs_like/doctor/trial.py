@@ -61,8 +61,9 @@ class Trial:
             module.train()
         self.stays_in_eval = [name for name, part in self.named_modules() if not part.training]
         self.passes: list[Pass] = []
-        #: Why the model failed on the first batch.
+        #: Why the model failed on the first batch, and what it was given last.
         self.failed: Exception | None = None
+        self.given: Any = None
         #: Names of modules that the forward pass itself put into evaluation mode.
         self.put_in_eval: list[str] = []
         #: What layers with weights are fed straight from the data: (name, the layer, tensor); and what else they are.
@@ -94,6 +95,7 @@ class Trial:
         for number, batch in enumerate(batches):
             try:
                 x, y, _ = split_batch(batch, self.loss is None, device, size)
+                self.given = x
                 frozen = [p for p in self._parameters() if not p.requires_grad]
                 if number == 0 and frozen:
                     with self._watched(frozen):

@@ -55,6 +55,6 @@ class Local:
     def update(self, optimizers: Sequence[Optimizer]) -> Sequence[Optimizer]:
         """Step the optimizers and clear their gradients; return those that really stepped."""
         for optimizer in optimizers:
-            bare.step(optimizer.opt)
-            bare.zero_grad(optimizer.opt)
+            bare.step(optimizer.target)
+            bare.zero_grad(optimizer.target)
         return optimizers

@@ -20,6 +20,8 @@ from .local import Local
 #: What is made float32 again when it leaves a model, so that losses and figures are not rounded.
 NARROW = (torch.bfloat16, torch.float16)
 
+#: What an execution has of its own while a precision is installed on it.
+INSTALLED = ("around", "backward", "prepare", "update", "scaler", "left_out", "precision_of")
 
 #: So many updates in a row that overflow say that no scale will do.
 HOPELESS = 60
@@ -46,6 +48,8 @@ class MixedPrecision:
         #: Updates left out so far.
         self.skipped = 0
         self._backward, self._prepare = execution.backward, execution.prepare
+        #: What was there before, such as the `backward` of a compiled step.
+        self._before = {name: value for name, value in vars(execution).items() if name in INSTALLED}
         self._inside = self._stepped = self._looked = self._within = self._scaled = False
         self._in_a_row = 0
         everything: Any = execution
@@ -60,10 +64,11 @@ class MixedPrecision:
             )  # it has a scale from now on, not from the first loss
 
     def remove(self) -> None:
-        """Take it off the execution again."""
+        """Take it off the execution again, which gets back what it had."""
         everything: Any = self.execution
-        for name in ("around", "backward", "prepare", "update", "scaler", "left_out", "precision_of"):
+        for name in INSTALLED:
             vars(everything).pop(name, None)
+        vars(everything).update(self._before)
         everything.prepares = everything.window is not None
 
     def around(self, step: Callable[..., Any], training: bool) -> Callable[..., Any]:
@@ -143,7 +148,7 @@ class MixedPrecision:
         self._stepped = True
         if self.scaler is None or not _has_gradients(optimizer):
             self._within = True
-            bare.step(optimizer.opt)
+            bare.step(optimizer.target)
             self._within = False
         else:
             self._stepped, self._within = False, True
@@ -161,7 +166,7 @@ class MixedPrecision:
                     f"whatever the loss was scaled by (now {self.scaler.get_scale():g}). It is the model or the data, "
                     "not the scale: AMP('bf16') or float32 with StopOnNaN() names the layer"
                 )
-        bare.zero_grad(optimizer.opt)
+        bare.zero_grad(optimizer.target)
         return self._stepped
 
     def _note(self, *step: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import StateError, StepError
@@ -68,6 +69,8 @@ class Window:
         """Return what to back-propagate for the mean loss of a batch; the batch is counted once, by its number."""
         if isinstance(weight, torch.Tensor):  # e.g. a float32 sum of tokens: its ratios must not be rounded to float32
             weight = weight.detach().to(wide(weight.device))
+        elif isinstance(weight, np.generic):  # a narrow type of NumPy's rounds and overflows
+            weight = weight.item()
         if batch != self._seen:
             if not self.batches:
                 if not isinstance(weight, torch.Tensor) and not weight:

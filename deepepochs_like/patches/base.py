@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ..errors import MetricError, PatchError
+from ..errors import MetricError, PatchError, a_kind
 from ..metrics import confusion_counts, matrix_of
 from ..tensors import detached
 from ..types import StateDict, Value, Weight
@@ -25,13 +25,15 @@ from ..types import StateDict, Value, Weight
 class Outputs:
     """One batch's predictions and targets, detached, with what several patches compute from them computed once."""
 
-    __slots__ = ("_matrix", "preds", "targets", "weight")
+    __slots__ = ("_matrix", "preds", "targets", "versions", "weight")
 
     def __init__(self, preds: Any, targets: Any, weight: Weight = 1) -> None:
         # A bare tensor, the usual case, costs one call.
         self.preds = preds.detach() if type(preds) is torch.Tensor else detached(preds)
         self.targets = targets.detach() if type(targets) is torch.Tensor else detached(targets)
         self.weight = weight
+        #: How often predictions and targets had been changed in place when they came, where that was noted.
+        self.versions: tuple[int | None, int | None] | None = None
         self._matrix: torch.Tensor | None = None
 
     def matrix(self) -> torch.Tensor:
@@ -214,7 +216,7 @@ def saved(value: Any, where: str) -> Any:
     if isinstance(value, (set, frozenset)):
         return {saved(v, f"a member of {where}") for v in value}
     raise PatchError(
-        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold; keep tensors, numbers, strings or "
+        f"{where} is {a_kind(value)}, which a checkpoint cannot hold; keep tensors, numbers, strings or "
         "containers of them, or override state_dict and load_state_dict"
     )
 
@@ -271,6 +273,7 @@ def check_value(value: Any, name: str) -> Any:
     if _is_number(value):
         return value
     if not isinstance(value, Mapping):
+        _refuse_complex(value, name)
         raise MetricError(f"metric {name!r} returned {shown(value)}; a number, a tensor or a dict of them is needed")
     flat: dict[str, Any] = {}
     for key, item in value.items():
@@ -279,14 +282,25 @@ def check_value(value: Any, name: str) -> Any:
         elif _is_number(item):
             flat[f"{key}"] = item
         else:
+            _refuse_complex(item, name)
             raise MetricError(
                 f"metric {name!r} returned {shown(item)} under {key!r}; each figure must be a number or a tensor"
             )
     return flat
 
 
+def _refuse_complex(value: Any, name: str) -> None:
+    if isinstance(value, complex) or "complex" in str(getattr(value, "dtype", "")):
+        raise MetricError(
+            f"metric {name!r} returned {shown(value)}: a figure is a real number; return .abs(), .real or .imag, or a "
+            "dict of them"
+        )
+
+
 def _is_number(value: Any) -> bool:
-    if isinstance(value, (torch.Tensor, float, int)):
+    if isinstance(value, torch.Tensor):
+        return not value.dtype.is_complex
+    if isinstance(value, (float, int)):
         return True
     return isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "biuf"
 
@@ -294,4 +308,4 @@ def _is_number(value: Any) -> bool:
 def shown(value: Any) -> str:
     """A value as messages show it: cut short, with its type."""
     text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} (a {type(value).__name__})"
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({a_kind(value)})"

@@ -11,18 +11,22 @@ import torch
 from torch import nn
 
 from ..types import StateDict, Weight
+from .intact import KeptLoss, stacked
 
 #: Losses kept before they are added up: one reduction of 64 costs about what two single additions cost.
 WINDOW = 64
 
 
 class RunningLoss:
-    """Add up losses on their device without waiting for it, in float64 where it has it."""
+    """Add up losses on their device without waiting for it, in float64 where it has it.
+
+    What gives a figure raises `PatchError` where a loss was changed in place since it was taken in.
+    """
 
     def __init__(self) -> None:
         #: How many losses were taken in.
         self.count = 0
-        self._kept: list[tuple[torch.Tensor, Weight]] = []
+        self._kept: list[KeptLoss] = []
         self._total: Any = None
         self._weight: Weight = 0
         #: Losses without weight leave no trace in the total: this is the sum of 0 x loss, NaN behind one not finite.
@@ -31,9 +35,9 @@ class RunningLoss:
         self._window: Any = None
         self._seen: Any = 0
 
-    def add(self, loss: torch.Tensor, weight: Weight) -> None:
-        """Take in a batch's detached mean loss."""
-        self._kept.append((loss, weight))
+    def add(self, loss: torch.Tensor, weight: Weight, version: int | bool = False) -> None:
+        """Take in a batch's detached mean loss, with its version as it was; see `stacked`."""
+        self._kept.append((loss, weight, version))
         self.count += 1
         if not self.count % WINDOW:
             self.reduce()
@@ -42,9 +46,8 @@ class RunningLoss:
         """Add what was kept to the totals: a few operations, however many losses."""
         if not self._kept:
             return
-        kept, each = zip(*self._kept, strict=True)
-        self._kept = []
-        losses = torch.stack(kept)
+        kept, self._kept = self._kept, []
+        losses, each = stacked(kept, self.count)
         self._note_window(losses)
         weighed = True
         dtype = torch.float32 if losses.device.type == "mps" else torch.float64

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError, ArgumentTypeError, EngineError, PatchError, did_you_mean
+from ..errors import ArgumentError, ArgumentTypeError, EngineError, PatchError, a_kind, did_you_mean
 from ..metrics import check_labels
 from ..rng import rng_state, set_rng_state
-from ..tensors import concat, map_tensors
+from ..tensors import batch_size, concat, map_tensors
 from ..types import StateDict, Weight
 from ..utils.warn import warn
 from .base import Outputs, PatchBase, check_value, is_torchmetric, metric_name, shown
 from .confusion import ConfusionMetrics, ConfusionPatch
+from .intact import copied
 from .tensor import TensorPatch
 from .torchmetric import TorchMetricPatch
 from .value import MeanPatch
@@ -90,11 +91,17 @@ class Slot:
         self.patch.follow(leader.patch)
 
     def prepare(self, outputs: Outputs) -> None:
-        """Do all that may fail with a batch; `take` then only adds it up. Between the two the weights are updated."""
-        if self._early is not None:
+        """Do all that may fail with a batch; `take` then only adds it up. Between the two the weights are updated.
+
+        A torchmetrics object is updated by `take` only, as it could not be put back: of its mistakes the first batch
+        tells, on which it is tried where that is asked for.
+        """
+        if self._early is not None and not self._measures:
             self._look(self._early, outputs)
         if self._measures:
             self._next = self.patch.measure(outputs)
+            if self._early is not None and len(self._early) < 2:
+                self._look_at_mean(self._early, outputs)
         elif isinstance(self.patch, ConfusionPatch):
             check_labels(outputs.preds, outputs.targets)
         elif not self._absorbs:
@@ -104,7 +111,12 @@ class Slot:
         """Take in one batch, which `prepare` has seen."""
         self.taken = True
         if self._measures:
-            self.patch.take_value(self._next, outputs.weight)
+            try:
+                self.patch.take_value(self._next, outputs.weight)
+            except RuntimeError as error:
+                if misfit := self._misfit():
+                    raise PatchError(misfit) from error
+                raise
         elif self._absorbs:
             self.patch = self.patch.absorb(outputs)
         else:
@@ -133,7 +145,7 @@ class Slot:
         self._early = None
         try:
             with _generators_kept():
-                self.of_batch(outputs)
+                self.of_batch(Outputs(copied(outputs.preds), copied(outputs.targets), outputs.weight))
         except (ArithmeticError, ValueError) as error:  # what a batch may lack and an epoch has: a class, a positive
             if isinstance(error, EngineError):
                 raise
@@ -141,6 +153,31 @@ class Slot:
                 f"metric {self.name!r} failed on the first batch alone ({type(error).__name__}: {error}); training "
                 "goes on, and it is computed over the whole epoch at its end"
             )
+
+    def _look_at_mean(self, early: list[Outputs], outputs: Outputs) -> None:
+        """Look at what an averaged metric gives for one of the first two batches: a mean takes one number each."""
+        early.append(outputs)
+        shape = shape_per_sample(self.patch.metric, self._next, outputs)
+        if shape is not None:
+            raise PatchError(
+                f"metric {self.name!r} returned a tensor of shape {shape}, with values for each sample of the batch; "
+                "metric_patch='mean' averages one number per batch: end it in .mean()"
+            )
+        if misfit := self._misfit():
+            raise PatchError(misfit)
+
+    def _misfit(self) -> str:
+        """What is wrong with a value that cannot be added to those before; nothing where that is not its shape."""
+        value = self._next if isinstance(self._next, Mapping) else {"": self._next}
+        for key, item in value.items():
+            now = torch.Size(getattr(item, "shape", ()))
+            before = self.patch.sums[key][0].shape if key in self.patch.sums else now
+            if before.numel() != now.numel():
+                return (
+                    f"metric {self.name!r} returned a tensor of shape {tuple(now)}, and of shape {tuple(before)} for "
+                    "batches before; metric_patch='mean' averages numbers, or tensors of one shape: end it in .mean()"
+                )
+        return ""
 
     def check_mean(self) -> None:
         """Warn, once, of a metric that is averaged over batches although it is not a mean over samples.
@@ -164,7 +201,7 @@ class Slot:
             )
 
     def _value(self, outputs: Outputs) -> dict[str, Any]:
-        value = check_value(self.patch.metric(outputs.preds, outputs.targets), self.name)
+        value = check_value(self.patch.metric(copied(outputs.preds), copied(outputs.targets)), self.name)
         return dict(value) if isinstance(value, Mapping) else {"": value}
 
     def _say(self, message: str) -> None:
@@ -208,7 +245,7 @@ def _patch_class(metric: Any, kind: Any) -> Any:
         raise ArgumentTypeError(f"metrics: {metric.__name__} is a class; pass an instance, {metric.__name__}(...)")
     if not callable(metric):
         raise ArgumentTypeError(
-            f"metrics: {metric!r} (a {type(metric).__name__}) is neither a function, a torchmetrics object nor a patch"
+            f"metrics: {metric!r} ({a_kind(metric)}) is neither a function, a torchmetrics object nor a patch"
         )
     return check_kind(kind)
 
@@ -245,6 +282,43 @@ def _generators_kept() -> Iterator[None]:
         yield
     finally:
         set_rng_state(state)
+
+
+def shape_per_sample(metric: Any, value: Any, outputs: Outputs) -> tuple[int, ...] | None:
+    """The shape of what a metric returned, where its first dimension grows with the batch; None where it does not.
+
+    A shape may be that of the batch by chance, as of a figure per class: parts of the batch tell.
+
+    Args:
+        metric: ``(preds, targets)`` to a number, a tensor or a dict of them.
+        value: what it returned for the batch.
+        outputs: the batch.
+    """
+    shapes = _shapes(value)
+    if not shapes:
+        return None
+    try:
+        size = int(batch_size(outputs.preds, outputs.targets))
+        shapes = {key: shape for key, shape in shapes.items() if shape[0] % size == 0}
+        for part in {size - 1, size // 2} if shapes else ():
+            preds, targets = (_first(x, part, size) for x in (outputs.preds, outputs.targets))
+            with _generators_kept():
+                fewer = _shapes(metric(preds, targets))
+            grown = {k: s for k, s in shapes.items() if k in fewer and fewer[k][0] * size == s[0] * part}
+            shapes = grown if part else {}
+    except Exception:  # a batch without samples to count, or a metric that fails on a part: it cannot be told
+        return None
+    return next(iter(shapes.values()), None)
+
+
+def _shapes(value: Any) -> dict[str, tuple[int, ...]]:
+    items = value if isinstance(value, Mapping) else {"": value}
+    return {key: tuple(item.shape) for key, item in items.items() if getattr(item, "ndim", 0) and item.shape[0]}
+
+
+def _first(value: Any, count: int, size: int) -> Any:
+    """Copies of the first samples, in every tensor that has one for each: a metric may change them."""
+    return map_tensors(value, lambda t: t[:count].clone() if t.ndim and t.shape[0] == size else t.clone())
 
 
 def _both(first: Outputs, second: Outputs) -> Outputs:

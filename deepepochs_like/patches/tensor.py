@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
-from ..errors import PatchError
-from ..metrics import of_matrix
+from ..errors import EngineError, MetricError, PatchError
+from ..metrics import accuracy, of_matrix
 from ..tensors import concat
 from ..types import StateDict, Value, Weight
 from .base import Outputs, PatchBase, check_value, metric_name, own_copy, restored, same_kind, saved
+from .confusion import ConfusionPatch
+from .intact import check_untouched, copied, version_of
 
 
 class TensorPatch(PatchBase):
     """Keep every batch's predictions and targets, and compute the metric once over all of them: exact for any metric.
 
-    Where they cannot be concatenated the metric gets the lists of batches. Merging is O(1): merged patches share
-    their batches in a tree that is walked once, when the value is read.
+    Where they cannot be concatenated the metric gets the lists of batches, save one of `deepepochs_like.metrics`, whose
+    counts are added up. Merging is O(1): merged patches share their batches in a tree that is walked once, when the
+    value is read. Batches are not copied: tensors that were changed in place since they came are refused with a
+    `PatchError`. A metric gets copies, which it may change.
 
     Args:
         metric: ``(preds, targets)`` to a number or a dict of numbers.
@@ -40,7 +45,8 @@ class TensorPatch(PatchBase):
     ) -> None:
         super().__init__(name)
         self.metric, self.batch_size = metric, batch_size
-        #: None, a leaf [preds, targets], or a pair (tree, tree); never changed once made, so patches may share it.
+        #: None, a leaf [preds, targets, their versions], or a pair (tree, tree); never changed once made, so that
+        #: patches may share it.
         self.tree: Any = None
         #: The batches put together, while they are read together with other patches.
         self.joined: Joined | None = None
@@ -48,26 +54,51 @@ class TensorPatch(PatchBase):
     def load(self, preds: Any, targets: Any) -> Any:
         """Take in a batch, detached and not copied."""
         self.tree = None
-        return self.absorb(Outputs(preds, targets))
+        outputs = Outputs(preds, targets)
+        outputs.versions = version_of(preds), version_of(targets)
+        return self.absorb(outputs)
 
     def absorb(self, outputs: Outputs) -> Any:
         """Take in one more batch, in place."""
-        leaf = [outputs.preds, outputs.targets]
+        leaf = [outputs.preds, outputs.targets, outputs.versions]
         self.tree = leaf if self.tree is None else (self.tree, leaf)
         return self
 
     def forward(self) -> Value:
-        leaves = self.leaves()
-        if not leaves:
-            raise PatchError(f"TensorPatch {self.name or ''} holds nothing yet: load a batch before reading it")
         if self.joined is None:
-            value = self.metric(*_joined(leaves))
+            value = self._of_batches(self.leaves())
         elif (by_matrix := of_matrix(self.metric)) is not None:
             value = by_matrix(self.joined.outputs().matrix())
         else:
             outputs = self.joined.outputs()
             value = self.metric(outputs.preds, outputs.targets)
         return check_value(value, self.name or metric_name(self.metric))  # type: ignore[no-any-return]
+
+    def _of_batches(self, leaves: list[Any]) -> Any:
+        """The metric's value where nobody has put the batches together."""
+        if not leaves:
+            raise PatchError(f"TensorPatch {self.name or ''} holds nothing yet: load a batch before reading it")
+        by_matrix = _by_matrix(self.metric)
+        if len(leaves) == 1:  # those of the library change nothing
+            return self.metric(*(map(copied, leaves[0]) if by_matrix is None else leaves[0]))
+        preds, targets = _joined(leaves)
+        if not (isinstance(preds, list) and isinstance(targets, list) and preds[:1] and preds[0] is leaves[0][0]):
+            return self.metric(preds, targets)
+        if by_matrix is not None:
+            counted = ConfusionPatch(None)
+            for leaf in leaves:
+                counted.absorb(Outputs(*leaf))
+            return by_matrix(counted.matrix())
+        try:
+            return self.metric(copied(preds), copied(targets))
+        except EngineError:
+            raise
+        except Exception as error:
+            raise MetricError(
+                f"metric {self.name or metric_name(self.metric)!r} failed ({type(error).__name__}: {error}) on lists "
+                "of batches, which it gets as their shapes differ and they cannot be put together; have the metric "
+                "take lists, pad the batches, or use metric_patch='mean' or 'confusion'"
+            ) from error
 
     def follow(self, leader: Any) -> None:
         """Stand for the same batches as another patch."""
@@ -95,11 +126,12 @@ class TensorPatch(PatchBase):
                 stack.extend((node[1], node[0]))
             else:
                 found.append(node)
+        check_untouched(self.name or metric_name(self.metric), found)
         # What a state held has plain containers, perhaps on another device: it takes after the batches that came later.
         like = next((leaf for leaf in found if type(leaf) is not _Restored), None)
         if like is None or type(found[0]) is not _Restored:
-            return found
-        return [leaf if type(leaf) is not _Restored else list(map(restored, leaf, like)) for leaf in found]
+            return [leaf[:2] for leaf in found]
+        return [leaf[:2] if type(leaf) is not _Restored else list(map(restored, leaf, like)) for leaf in found]
 
     def empty(self) -> Any:
         """A patch like this one that has seen nothing: the identity of `+`."""
@@ -152,10 +184,15 @@ class Joined:
         """Put batches together; None where they cannot be, or where it is no gain."""
         if len(leaves) < 2:
             return None
-        preds, targets = _joined(leaves)
-        if not (isinstance(preds, torch.Tensor) and isinstance(targets, torch.Tensor)):
+        outputs = cls._made(leaves)
+        if not (isinstance(outputs.preds, torch.Tensor) and isinstance(outputs.targets, torch.Tensor)):
             return None
-        return cls(leaves, Outputs(preds, targets))
+        return cls(leaves, outputs)
+
+    @staticmethod
+    def _made(leaves: list[Any]) -> Outputs:
+        with torch.inference_mode(False):  # what is made in it does not count the changes made to it
+            return Outputs(*_joined(leaves))
 
     @staticmethod
     def _now(outputs: Outputs) -> list[int]:
@@ -164,13 +201,20 @@ class Joined:
     def outputs(self) -> Outputs:
         """The batches as one; put together anew where a metric has changed them in place."""
         if self._now(self._outputs) != self._versions:
-            self._outputs = Outputs(*_joined(self.leaves))
+            self._outputs = self._made(self.leaves)
             self._versions = self._now(self._outputs)
         return self._outputs
 
 
 #: What `concat` raises for values that do not go together.
 _RAGGED = (RuntimeError, TypeError, KeyError, ValueError)
+
+
+def _by_matrix(metric: Any) -> Callable[[torch.Tensor], Any] | None:
+    """What computes one of the library's own metrics from a confusion matrix; None for others."""
+    if (metric.func if isinstance(metric, partial) and not metric.args else metric) is accuracy:
+        return lambda matrix: metric(conf_mat=matrix)
+    return of_matrix(metric)
 
 
 def _joined(leaves: list[Any]) -> tuple[Any, Any]:

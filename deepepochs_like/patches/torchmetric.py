@@ -15,7 +15,9 @@ class TorchMetricPatch(PatchBase):
     """A torchmetrics object as a patch; the object given is a pattern, neither updated nor called itself.
 
     Two patches merge by the reduction of each state (sum, mean, max, min, cat, or a function of the stacked states), in
-    wrapped metrics too. torchmetrics validates its inputs by reading them back; ``validate_args=False`` spares that.
+    wrapped metrics too. The object is updated when a batch is over, and so are the weights: a batch that is skipped
+    because this update fails has been trained on. torchmetrics validates its inputs by reading them back;
+    ``validate_args=False`` spares that.
 
     Args:
         metric: a `torchmetrics.Metric` or `MetricCollection`.
@@ -29,6 +31,8 @@ class TorchMetricPatch(PatchBase):
         self.metric = metric.clone()
         self.metric.reset()
         self._device: torch.device | None = None
+        #: Whether it holds anything, which wrappers of their own kind do not tell.
+        self._holds = False
 
     def load(self, preds: Any, targets: Any) -> Any:
         """Take in a batch."""
@@ -41,11 +45,13 @@ class TorchMetricPatch(PatchBase):
             self._device = outputs.preds.device
             self.metric.to(self._device)
         self.metric.update(outputs.preds, outputs.targets)
+        self._holds = True
         return self
 
     def forward(self) -> Value:
-        if not any(part.update_called for part in _parts(self.metric).values()):
-            raise PatchError(f"TorchMetricPatch {self.name or ''} holds nothing yet: load a batch before reading it")
+        if not self._holds:
+            name = self.name or metric_name(self.metric)
+            raise PatchError(f"TorchMetricPatch {name} holds nothing yet: load a batch before reading it")
         value: Value = check_value(self.metric.compute(), self.name or metric_name(self.metric))
         return value
 
@@ -53,6 +59,7 @@ class TorchMetricPatch(PatchBase):
         """A patch like this one that has seen nothing: the identity of `+`."""
         twin = own_copy(self)
         twin.metric.reset()
+        twin._holds = False
         return twin
 
     def add(self, other: Any) -> Any:
@@ -64,8 +71,13 @@ class TorchMetricPatch(PatchBase):
         if {k: type(v) for k, v in mine.items()} != {k: type(v) for k, v in theirs.items()}:
             raise PatchError(f"cannot merge torchmetrics {_names(mine)} with {_names(theirs)}: the metrics differ")
         for key, part in mine.items():
+            if hasattr(part, _SEEN):
+                raise PatchError(
+                    f"{type(part).__name__} takes the last updates, in their order, so two of them cannot be merged"
+                )
             if theirs[key].update_called:
                 _merge_states(part, theirs[key])
+        self._holds = self._holds or other._holds
         return self
 
     def state_dict(self) -> StateDict:
@@ -74,8 +86,8 @@ class TorchMetricPatch(PatchBase):
         for key, part in _untied(self.metric).items():
             where = f"{type(part).__name__}."
             states = {name: saved(getattr(part, name), where + name) for name in part._defaults}
-            parts[key] = {"updates": part._update_count, "states": states}
-        return {"name": self.name, "parts": parts}
+            parts[key] = {"updates": part._update_count, "states": states, "seen": getattr(part, _SEEN, None)}
+        return {"name": self.name, "parts": parts, "holds": self._holds}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         parts, given = _untied(self.metric), state_dict["parts"]
@@ -85,7 +97,19 @@ class TorchMetricPatch(PatchBase):
             for name, value in given[key]["states"].items():
                 setattr(part, name, restored(value))
             part._update_count, part._computed = given[key]["updates"], None
-        self.name, self._device = state_dict["name"], None
+            if hasattr(part, _SEEN):
+                setattr(part, _SEEN, given[key]["seen"])
+        self.name, self._device, self._holds = state_dict["name"], None, _held(state_dict)
+
+
+#: What `torchmetrics.wrappers.Running` counts beside its states.
+_SEEN = "_num_vals_seen"
+
+
+def _held(state_dict: StateDict) -> bool:
+    """Whether a state is of a patch that held anything; one of an earlier version tells by its updates."""
+    updated = any(part["updates"] for part in state_dict["parts"].values())
+    return bool(state_dict.get("holds", updated))
 
 
 def _parts(metric: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ..errors import PatchError
 from ..tensors import batch_size as infer_batch_size
 from ..types import Value, Weight, wide
 from .base import Outputs, PatchBase, check_value, metric_name, own_copy, same_kind, shown
+from .intact import exact_weight
 
 
 class ValuePatch(PatchBase):
@@ -48,8 +49,8 @@ class ValuePatch(PatchBase):
 
     def take_value(self, value: Any, weight: Weight) -> Any:
         """Add a value of the given weight to the sums, in place."""
-        if isinstance(weight, torch.Tensor):  # widened, so that neither counts nor sums overflow or are rounded
-            weight = weight.detach().to(wide(weight.device) if weight.is_floating_point() else torch.int64)
+        if type(weight) is not int and type(weight) is not float:
+            weight = exact_weight(weight)
         for key, item in value.items() if isinstance(value, Mapping) else (("", value),):
             item = item.detach() if isinstance(item, torch.Tensor) else torch.as_tensor(item, dtype=torch.float64)
             if isinstance(weight, torch.Tensor):
@@ -143,4 +144,6 @@ class MeanPatch(ValuePatch):
     def measure(self, outputs: Outputs) -> Any:
         """The metric of a batch, checked."""
         value = self.metric(outputs.preds, outputs.targets)
-        return value if isinstance(value, torch.Tensor) else check_value(value, self.name or metric_name(self.metric))
+        if isinstance(value, torch.Tensor) and not value.dtype.is_complex:
+            return value
+        return check_value(value, self.name or metric_name(self.metric))

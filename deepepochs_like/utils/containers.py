@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ArgumentError, UnknownNameError, did_you_mean
+from ..errors import ArgumentError, UnknownNameError, a_kind, did_you_mean
 
 
 def listify(value: Any) -> list[Any]:
@@ -157,9 +157,7 @@ def sum_dicts(dicts: Sequence[Mapping[Any, Any]], to_np: bool = False) -> ddict:
         column = [one[key] for one in dicts if key in one]
         for value in column:
             if not isinstance(value, (int, float, complex, torch.Tensor, np.ndarray, np.generic)):
-                raise ArgumentError(
-                    f"sum_dicts: {key!r} is {value!r}, a {type(value).__name__}; numbers or tensors are needed"
-                )
+                raise ArgumentError(f"sum_dicts: {key!r} is {value!r}, {a_kind(value)}; numbers or tensors are needed")
         total[key] = sum(column[1:], start=column[0])
     return ddict({key: to_numpy(value)[()] for key, value in total.items()}) if to_np else total
 
@@ -193,9 +191,7 @@ def _to_array(value: Any) -> Any:
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"to_numpy: {value!r}, a {type(value).__name__}, is no number and holds none: {error}"
-        ) from error
+        raise ArgumentError(f"to_numpy: {value!r}, {a_kind(value)}, is no number and holds none: {error}") from error
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

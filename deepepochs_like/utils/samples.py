@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..errors import ArgumentError, ArgumentTypeError
+from ..errors import ArgumentError, ArgumentTypeError, a_kind
 
 
 def batches(inputs: Any, batch_size: int) -> Iterator[Any]:
@@ -48,7 +48,7 @@ def batches(inputs: Any, batch_size: int) -> Iterator[Any]:
 def _length(column: Any) -> int:
     whole = isinstance(column, (Mapping, set, frozenset)) or not isinstance(column, Sized)
     if whole or not hasattr(column, "__getitem__") or not getattr(column, "ndim", 1):
-        raise ArgumentTypeError(f"batches: {column!r}, a {type(column).__name__}, cannot be cut into slices")
+        raise ArgumentTypeError(f"batches: {column!r}, {a_kind(column)}, cannot be cut into slices")
     return len(column)
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ArgumentError, ArgumentTypeError
+from ..errors import ArgumentError, ArgumentTypeError, a_kind
 from .containers import ddict
 from .extras import need
 
@@ -56,9 +56,7 @@ def load_yaml(yaml_path: str | os.PathLike[str], encoding: str = "utf8") -> ddic
         except yaml.YAMLError as error:
             raise ArgumentError(f"{os.fspath(yaml_path)} cannot be read: {error}") from error
     if not isinstance(content, (dict, type(None))):
-        raise ArgumentError(
-            f"{os.fspath(yaml_path)} holds a {type(content).__name__} at its top; names with values are needed"
-        )
+        raise ArgumentError(f"{os.fspath(yaml_path)} holds {a_kind(content)} at its top; names with values are needed")
     return ddict(content or {})
 
 

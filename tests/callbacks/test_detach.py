@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepepochs_like import AMP, EMA, SWA, Callback, EngineWarning, GradientAccumulation, Trainer
-from deepepochs_like.errors import ArgumentError
+from deepepochs_like import AMP, EMA, SWA, Callback, Checkpoint, EngineWarning, GradientAccumulation, Trainer
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError
 
 DATA = [(torch.randn(6, 3, generator=torch.Generator().manual_seed(n)), torch.ones(6, 1)) for n in range(5)]
 
@@ -155,6 +157,47 @@ def test_gradients_that_nobody_would_divide_or_unscale_go_with_who_would_have(ca
     assert largest < 2, "no update of a sum, or of scaled gradients"
 
 
+@pytest.mark.parametrize(
+    ("callback", "accumulate"), [(lambda: GradientAccumulation({0: 4}), 1), (lambda: AMP("fp16"), 4)]
+)
+def test_a_state_has_nothing_of_what_was_taken_out_before(callback: Any, accumulate: int) -> None:
+    trainer = interrupted(callback(), accumulate=accumulate)
+    trainer.callbacks.clear()
+    with pytest.warns(EngineWarning, match="an open accumulation window is dropped, with the gradients of 3 batches"):
+        state = deepcopy(trainer.state_dict())
+    other = trainer_with(accumulate=accumulate)
+    other.load_state_dict(state)
+    other.fit(DATA, epochs=1)
+    trainer.fit(DATA, epochs=1)
+    assert all(map(torch.equal, weights(trainer), weights(other)))
+    assert all(parameter.abs().max() < 2 for parameter in weights(other)), "no gradients that are scaled"
+
+
+def test_what_was_taken_out_leaves_a_state_alone_that_is_loaded_then() -> None:
+    kept = interrupted(accumulate=4)
+    state = deepcopy(kept.state_dict())
+    trainer = trainer_with(AMP("fp16"), accumulate=4)
+    trainer.fit(DATA[:4], epochs=1)
+    trainer.callbacks.clear()
+    trainer.load_state_dict(state)
+    for one in (trainer, kept):
+        one.callbacks.clear()
+        one.fit(DATA, epochs=1)
+    assert all(map(torch.equal, weights(trainer), weights(kept)))
+
+
+def test_an_average_that_has_just_come_takes_its_state() -> None:
+    trainer = trainer_with(EMA(0.9))
+    trainer.fit(DATA, epochs=1)
+    other = trainer_with()
+    other.callbacks.append(EMA(0.9))
+    other.load_state_dict(deepcopy(trainer.state_dict()))
+    assert other.test(DATA) == trainer.test(DATA)
+    other.callbacks.append(EMA)
+    with pytest.raises(ArgumentTypeError, match="EMA is a class"):
+        other.load_state_dict(trainer.state_dict())
+
+
 def test_an_average_that_comes_back_is_looked_at_again() -> None:
     ema = EMA(0.9)
     trainer = trainer_with(ema)
@@ -163,6 +206,48 @@ def test_an_average_that_comes_back_is_looked_at_again() -> None:
     trainer.callbacks.remove(ema)
     assert trainer.test(DATA) != averaged
     trainer.callbacks.append(ema)
+    assert trainer.test(DATA) == averaged
+
+
+def test_an_average_that_comes_back_does_not_hide_that_of_the_best(tmp_path: Path) -> None:
+    ema = EMA(0.9)
+    trainer = trainer_with(ema, Checkpoint("val/loss", mode="max"), folder=tmp_path)
+    history = trainer.fit(DATA, DATA)
+    trainer.callbacks.remove(ema)
+    trainer.test(DATA)
+    trainer.callbacks.insert(0, ema)
+    worst = max(history["val"]["loss"])
+    assert worst > 1.01 * history["val"]["loss"][-1]
+    found = [trainer.test(DATA, weights="best"), trainer.test(DATA)]  # they stay there
+    assert [figures["loss"] for figures in found] == pytest.approx([worst, worst], rel=1e-6)
+    trainer.fit(DATA, DATA, epochs=1)
+    assert trainer.test(DATA)["loss"] == pytest.approx(trainer.history["val"]["loss"][-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("back_in", ["validate", "fit", "look"])
+def test_an_average_that_comes_back_to_weights_that_have_moved_on_says_so(back_in: str, tmp_path: Path) -> None:
+    ema = EMA(0.9)
+    trainer = trainer_with(ema, Checkpoint("train/loss"), folder=tmp_path)
+    trainer.fit(DATA, DATA, epochs=1)
+    trainer.callbacks.remove(ema)
+    trainer.fit(DATA, epochs=2)
+    trainer.callbacks.insert(0, ema)
+    if back_in == "look":  # at a checkpoint's, of which there is nothing to say
+        trainer.test(DATA, weights=next(tmp_path.rglob("*.ckpt")))
+    with pytest.warns(EngineWarning, match=r"EMA: its average is of update 5, and the weights are of update 15"):
+        trainer.validate(DATA) if back_in == "validate" else trainer.fit(DATA, epochs=1)
+    trainer.validate(DATA)  # it is said once
+
+
+def test_an_average_that_a_state_brings_back_is_of_its_weights() -> None:
+    ema = EMA(0.9)
+    trainer = trainer_with(ema)
+    trainer.fit(DATA, epochs=1)
+    state, averaged = deepcopy(trainer.state_dict()), trainer.test(DATA)
+    trainer.callbacks.remove(ema)
+    trainer.fit(DATA, epochs=2)
+    trainer.callbacks.append(ema)
+    trainer.load_state_dict(state)
     assert trainer.test(DATA) == averaged
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -336,6 +337,13 @@ def twins(t: Training, dice: random.Random) -> None:
     t.metrics = [accuracy, other]
 
 
+def no_mean(t: Training, dice: random.Random) -> None:
+    def right(preds: Tensor, targets: Tensor) -> Tensor:
+        return (preds.argmax(1) == targets).float()
+
+    t.metrics = [accuracy, right]
+
+
 def called_loss(t: Training, dice: random.Random) -> None:
     @rename("loss")
     def error(preds: Any, targets: Any) -> Tensor:
@@ -548,6 +556,7 @@ FAULTS: list[tuple[str, Fault, tuple[str, ...]]] = [
     ("val_overlaps_train", copied_rows, TENSORS),
     ("metric_names", twins, CLASSIFIERS),
     ("metric_names", called_loss, KINDS),
+    ("metric_per_sample", no_mean, CLASSIFIERS),
     ("clipping_without_effect", clip_far_above, KINDS),
     ("clipping_without_effect", clip_at_the_wrong_time, KINDS),
     ("frozen_batchnorm_moves", frozen_norm, ("cnn",)),
@@ -778,6 +787,65 @@ def test_a_step_that_fails_is_said() -> None:
     assert found.left_out["softmax_before_loss"] == "the model failed on the first batch"
 
 
+X, DIGITS = torch.linspace(0, 1, 40 * 64).view(40, 1, 8, 8), torch.arange(40) % 10
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(8, 10, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)[0][:, -1]
+
+
+class _Wrapping(nn.Module):
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.inner, self.wrap = nn.Linear(64, 10), wrap
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.wrap(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("x", "net", "fix"),
+    [
+        (X.flatten(1).double(), nn.Linear(64, 10), "inputs are float64, the weights float32: .* x.float()"),
+        ((16 * X.flatten(1)).byte(), nn.Linear(64, 10), "inputs are uint8, the weights float32: .* x.float()"),
+        ((16 * X.flatten(1)).long(), nn.Linear(64, 10), "inputs are int64, .*torch.tensor.*, dtype=torch.float32"),
+        (
+            X.double(),
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)),
+            "inputs are float64.* x.float",
+        ),
+        (X.flatten(1).double(), nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 10)), "inputs are float64.* x.float"),
+        (X.squeeze(1).double(), _Recurrent(), "inputs are float64.* x.float"),
+        (
+            X.flatten(1),
+            nn.Linear(64, 10).double(),
+            "inputs are float32, the weights float64: .*or give the model .float",
+        ),
+        (X.flatten(1), nn.EmbeddingBag(17, 10), "takes whole numbers: .* x.long"),
+        ((16 * X.flatten(1)).long() + 10, nn.EmbeddingBag(17, 10), "num_embeddings above the largest"),
+        (X.flatten(1)[:, 1:], nn.Linear(64, 10), r"made for 64 features is given 63: make it nn.Linear\(63, 10\)"),
+        (X, nn.Linear(64, 10), r"Flatten the inputs before the first layer: nn.Flatten\(\)"),
+        (X[..., :4], nn.Linear(64, 10), r"for 64 features is given 4: make it nn.Linear\(4, 10\), or flatten first"),
+        (X.squeeze(1), nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), r"a dimension of channels, x.unsqueeze\(1\)"),
+        (X.permute(0, 2, 3, 1), nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), r"x.permute\(0, 3, 1, 2\)"),
+        (X.squeeze(1)[..., :4], _Recurrent(), "for 8 features is given 4: make it input_size=4"),
+        (X.flatten(1), _Wrapping(lambda out: {"logits": out}), r"returns a dict.*criterion\(out\['logits'\], y\)"),
+        (X.flatten(1), _Wrapping(lambda out: (out, out)), r"returns a tuple.*criterion\(out\[0\], y\)"),
+        (X.flatten(1), _Wrapping(lambda out: None), "returns None: let forward.* end in return"),
+    ],
+)
+def test_a_step_that_fails_is_told_the_fix_for_its_reason(x: torch.Tensor, net: nn.Module, fix: str) -> None:
+    trainer = Trainer(net, nn.CrossEntropyLoss(), epochs=5, verbose=0, device="cpu")
+    found = trainer.check(DataLoader(TensorDataset(x, DIGITS), 20, shuffle=True))
+    assert found.names == ["step_fails"]
+    assert re.search(fix, found[0].fix), found[0].fix
+
+
 def test_scores_beside_bce_loss() -> None:
     x = torch.randn(60, 4)
     loader = DataLoader(TensorDataset(x, (x[:, :1] > 0).float()), 20, shuffle=True)
@@ -833,6 +901,23 @@ def test_tasks_whose_figures_hide_each_other() -> None:
     assert alike["metric_names"].evidence == {"names": ["accuracy", "loss"], "stage": "val"}
     apart = trainer.check(a_loader(), val_tasks=[EpochTask(a_loader(), name=name) for name in ("a.", "b.")])
     assert "metric_names" not in apart
+
+
+def test_a_metric_of_a_value_per_sample_is_told_from_one_of_a_value_per_class() -> None:
+    def right(preds: Tensor, targets: Tensor) -> Tensor:
+        return (preds.argmax(1) == targets).float()
+
+    def per_class(preds: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([(preds.argmax(1) == c).float().mean() for c in range(3)])
+
+    loader = DataLoader(TensorDataset(torch.randn(48, 4), torch.arange(48) % 3), 3, shuffle=True)
+    for kind, severity in (("tensor", "warning"), ("mean", "error")):
+        trainer = Trainer(
+            nn.Linear(4, 3), nn.CrossEntropyLoss(), epochs=5, metrics=[right, per_class], metric_patch=kind, verbose=0
+        )
+        found = [finding for finding in trainer.check(loader) if finding.name == "metric_per_sample"]
+        assert [(one.severity, one.evidence) for one in found] == [(severity, {"shape": (3,)})]
+        assert "'right'" in found[0].message
 
 
 def test_clipping_half_a_window() -> None:

@@ -28,7 +28,7 @@ from deepepochs_like import (
     freeze,
 )
 from deepepochs_like.dry_runs import Overfit
-from deepepochs_like.errors import ArgumentError, EngineWarning, LoaderError, LossError, UnknownFigureError
+from deepepochs_like.errors import ArgumentError, LoaderError, LossError, StepError, UnknownFigureError
 from deepepochs_like.metrics import accuracy
 from support.digits import digits, loader
 from support.loop import CountedLoader
@@ -151,9 +151,12 @@ def test_what_works_but_cannot_be_meant_is_said() -> None:
     def no_update(trainer: Any, batch_x: Any, batch_y: Any) -> None:
         trainer.loss(trainer.model(batch_x), batch_y, do_optimize=False)
 
-    run = made().fast_dev_run(loader(0, 96), step=no_update)
+    run = made().fast_dev_run(loader(0, 960), batches=12, step=no_update)
     assert run.updates == 0
     assert "ATTENTION: no weight was updated" in str(run)
+    assert "trainer.backward(loss) and trainer.optimize()" in str(run)
+    with pytest.raises(StepError, match="no_update made none in 500 batches: this would never end"):
+        made().overfit_batch(loader(0, 96), steps=3, step=no_update)
     run = made(metrics=lambda preds, targets: torch.tensor(math.nan)).fast_dev_run(loader(0, 96))
     assert any("is nan" in warning for warning in run.warnings())
 
@@ -292,8 +295,7 @@ def test_a_batch_that_is_not_learned_as_most_is_frozen_says_so() -> None:
     said = str(trainer.overfit_batch(loader(0, 64), 10))
     assert "4 of 6 parameters (97 % of the numbers) are frozen by FineTune's schedule for epoch 0" in said
     assert "0.weight, 0.bias, 4.weight, 4.bias" in said
-    with pytest.warns(EngineWarning, match="unless a later fit comes there"):
-        trainer.fit(loader(0, 64), epochs=1)
+    trainer.fit(loader(0, 64), epochs=1)
     assert "frozen" not in str(trainer.overfit_batch(loader(0, 64), 2)), "its next epoch trains everything"
     model = net(0.2)
     trainer = made(model)

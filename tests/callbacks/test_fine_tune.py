@@ -160,14 +160,20 @@ def test_phases_of_a_schedule_are_no_reason_to_warn() -> None:
     assert told[0].endswith("it begins with epoch 2, counted from 0, and the last one is 0; a later fit may come there")
 
 
-@pytest.mark.parametrize("options", [{"epochs": 9}, {"epochs": 1000, "verbose": 1, "show_info": False}])
-def test_a_schedule_that_nobody_would_hear_of_is_warned_of_once(options: dict[str, Any]) -> None:
-    run = trainer({0: "head", 3: "*"}, **options)
-    run.print = lambda *words, **options: None
-    said = r"schedule for \* does nothing in this fit.*unless a later fit comes there, what else it names stays frozen"
-    with pytest.warns(EngineWarning, match=said):
-        run.fit(loader(0, 40), epochs=1)
-    run.fit(loader(0, 40), epochs=1)
+@pytest.mark.parametrize("epochs", [None, 6])
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_phases_are_no_reason_to_warn_whatever_the_trainer_was_given(verbose: int, epochs: int | None) -> None:
+    said: list[str] = []
+    model, options = net(), {} if epochs is None else {"epochs": epochs}
+    opt, tune = torch.optim.SGD(model.parameters(), lr=0.05), FineTune({0: "head", 2: "body", 4: "*"})
+    options |= {"verbose": verbose, "log_batch": False}
+    run = Trainer(model, nn.functional.cross_entropy, opt, callbacks=[tune], **options)
+    run.print = lambda *words, **options: said.append(" ".join(map(str, words)))
+    for _ in range(3):
+        run.fit(loader(0, 40), epochs=2)
+    told = ["body" in line for line in said if "does nothing in this fit" in line]
+    assert told == [True, False] * verbose
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_taken_out_it_leaves_everything_as_it_was() -> None:
@@ -202,6 +208,83 @@ def test_taken_out_it_lets_go_of_layers_that_it_held() -> None:
     assert all(layer.training and "train" not in vars(layer) for layer in norms)
     model.eval()
     assert not any(layer.training for layer in norms)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_taken_out_it_leaves_layers_in_the_mode_that_the_model_is_in(training: bool) -> None:
+    model: Any = net().train(training)
+    run = trainer({0: "head"}, model=model)
+    run.fit(loader(0, 40), epochs=1)
+    model.train(not training)
+    run.callbacks.clear()
+    run.test(loader(0, 40))
+    assert [model.stem[1].training, model.body[1].training] == [not training] * 2
+
+
+def test_taken_out_it_leaves_a_layer_in_evaluation_mode_that_was_so_alone() -> None:
+    model: Any = net().train()
+    model.body.eval()
+    run = trainer({0: "head"}, model=model)
+    run.fit(loader(0, 40), epochs=1)
+    run.callbacks.clear()
+    run.test(loader(0, 40))
+    assert [model.stem[1].training, model.body[1].training] == [True, False]
+
+
+def training_of(model: nn.Module) -> tuple[list[bool], list[bool]]:
+    """What requires a gradient, and which layers with statistics are held."""
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)]
+    return [p.requires_grad for p in model.parameters()], ["train" in vars(layer) for layer in norms]
+
+
+def frozen_again(model: Any) -> None:
+    freeze(model.stem)
+
+
+def released_and_frozen(model: Any) -> None:
+    freeze(unfreeze(model).body)
+
+
+def flags_alone(model: Any) -> None:
+    for parameter in model.head.parameters():
+        parameter.requires_grad_(False)
+
+
+@pytest.mark.parametrize("by_hand", [frozen_again, released_and_frozen, unfreeze, flags_alone])
+@pytest.mark.parametrize("at_first", [None, frozen_again])
+@pytest.mark.parametrize("schedule", [{0: "head"}, {0: "head", 1: "*"}])
+def test_taken_out_it_leaves_alone_what_was_changed_by_hand_since(schedule: Any, at_first: Any, by_hand: Any) -> None:
+    model: Any = net()
+    opt = torch.optim.SGD(model.parameters(), lr=0.05)
+    if at_first is not None:
+        at_first(model)
+    run = trainer(schedule, model=model, opt=opt, epochs=2)
+    run.fit(loader(0, 40), epochs=2)
+    run.callbacks.clear()
+    by_hand(model)
+    wanted = training_of(model)
+    parts = {"stem": frozen_again, "body": released_and_frozen, "head": flags_alone}
+    touched = [name for name, of in parts.items() if by_hand in (of, unfreeze)]
+    run.validate(loader(0, 40))
+    run.fit(loader(0, 40), epochs=1)
+    names = [name.partition(".")[0] for name, _ in model.named_parameters()]
+    seen = training_of(model)
+    for before, after, name in zip(wanted[0], seen[0], names, strict=True):
+        assert name not in touched or after == before
+    if by_hand in (unfreeze, released_and_frozen):
+        assert seen == wanted
+    if by_hand is frozen_again:
+        assert seen[1][0], "its layers with statistics, too"
+
+
+def test_taken_out_before_any_epoch_it_has_nothing_to_take_back() -> None:
+    model: Any = net()
+    run = trainer({0: "head"}, model=model)
+    freeze(model.stem)
+    wanted = training_of(model)
+    run.callbacks.clear()
+    run.test(loader(0, 40))
+    assert training_of(model) == wanted
 
 
 def test_of_two_schedules_the_second_does_not_take_the_work_of_the_first_for_the_beginning() -> None:

@@ -1116,6 +1116,87 @@ def test_a_test_that_mlflow_has_already_is_no_reason_to_warn(tmp_path: Path, mon
     assert [step for step, _ in drawn["test/loss"]] == [0]
 
 
+@pytest.mark.usefixtures("_quiet")
+def test_mlflow_has_a_later_test_of_weights_that_were_changed_a_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build(tmp_path, MLflowLogger(), epochs=1)
+    trainer.fit(train_dl(), val_dl())
+    losses = [trainer.test(val_dl())["loss"]] * 2
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(0.9999)
+    losses += [trainer.test(val_dl())["loss"] for _ in range(2)]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-3)
+    drawn = points_of(mlflow_client(tmp_path, monkeypatch))
+    assert sorted(value for _, value in drawn["test/loss"]) == pytest.approx(sorted({*losses}), rel=1e-9)
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_a_test_of_a_checkpoint_before_the_fit_is_written_at_its_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script() -> Any:
+        checkpoint, notes = Checkpoint("val/loss", mode="max"), Notes()
+        loggers = [notes, JSONLLogger(), CSVLogger(), TensorBoard(), MLflowLogger()]
+        return build(tmp_path, checkpoint, *loggers, epochs=2, resume="auto"), notes
+
+    script()[0].fit(train_dl(), val_dl())
+    trainer, notes = script()
+    trainer.test(val_dl(), weights="best")
+    trainer.log({"size": 7})
+    best = 5  # of the largest loss
+    assert [(step, [*figures]) for step, figures in notes.written] == [
+        (best, ["test/loss", "test/accuracy"]),
+        (best, ["size"]),
+    ]
+    of_rows = [[*rows(tmp_path / "a" / "metrics.jsonl")[2:]], table(tmp_path / "a" / "metrics.csv")[2:]]
+    assert [[int(row["step"]) for row in found] for found in of_rows] == [[best] * 2] * 2
+    assert points(tmp_path / "a" / "tensorboard", "loss/test", "size") == [[best], [best]]
+    drawn = points_of(mlflow_client(tmp_path, monkeypatch))
+    assert [step for step, _ in drawn["test/loss"]] == [best]
+    trainer.fit(train_dl(), val_dl(), epochs=1)
+    assert [row["step"] for row in rows(tmp_path / "a" / "metrics.jsonl") if "train/loss" in row] == [5, 10]
+
+
+def test_a_test_of_other_weights_before_the_fit_is_told_where_it_would_be_written(tmp_path: Path) -> None:
+    torch.save(fit(tmp_path, Checkpoint(), epochs=2).model.state_dict(), tmp_path / "other.pt")
+    for weights in (None, tmp_path / "other.pt"):
+        notes = Notes()
+        with pytest.warns(EngineWarning, match=r"goes on from update 10.*test\(\.\.\., weights='last'\), or 'best'"):
+            build(tmp_path, Checkpoint(), notes, resume="auto").test(val_dl(), weights=weights)
+        assert notes.written == []
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_a_loggers_own_hooks_are_called_whether_or_not_it_writes_batches(tmp_path: Path, every: Any) -> None:
+    called: list[str] = []
+
+    class Own(Notes):
+        def on_before_train_epoch(self, trainer: Any, task: Any) -> None:
+            super().on_before_train_epoch(trainer, task)
+            called.append("epoch")
+
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            super().on_after_train_batch(trainer, metrics, batch_idx)
+            called.append("batch")
+
+    own, plain = Own(every), Notes(every)
+    fit(tmp_path, own, plain, epochs=1)
+    assert called == ["epoch", *["batch"] * PER_EPOCH]
+    assert own.written == plain.written
+
+
+def test_an_update_at_the_end_of_a_pass_has_no_row_where_the_epoch_goes_on(tmp_path: Path) -> None:
+    notes = Notes(every=3)
+    trainer = build(tmp_path, notes, accumulate=2)
+    trainer.fit(train_dl(), val_dl(), max_steps=9, val_every_steps=9)  # each third update ends a pass
+    assert [step for step, figures in notes.written if "train_batch/loss" in figures] == []
+    notes = Notes(every=2)
+    build(tmp_path, notes, accumulate=2).fit(train_dl(), val_dl(), max_steps=9, val_every_steps=9)
+    assert [step for step, figures in notes.written if "train_batch/loss" in figures] == [2, 4, 8]
+
+
 @pytest.mark.parametrize("make", [JSONLLogger, TensorBoard])
 def test_what_is_logged_before_a_loaded_state_is_restored_loses_no_row(tmp_path: Path, make: Any) -> None:
     class First(Callback):

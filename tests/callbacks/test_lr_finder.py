@@ -193,7 +193,33 @@ def test_a_window_that_several_optimizers_share_is_of_their_own_losses() -> None
     trainer, heard = twins(accumulate=2)
     finding = trainer.find_lr(loader(0, 128), steps=4, low=1e-4, high=1e-1, opt="g")
     assert len(finding.lrs) == 4
-    assert finding.losses == pytest.approx(heard["g"][1::2])
+    windows = zip(heard["g"][::2], heard["g"][1::2], strict=True)
+    assert finding.losses == pytest.approx([(first + second) / 2 for first, second in windows])
+
+
+def test_a_window_that_only_the_end_of_a_pass_closes_is_of_their_own_losses_too() -> None:
+    trainer, heard = twins(accumulate=8)
+    finding = trainer.find_lr(loader(0, 96), steps=4, low=1e-4, high=1e-1, opt="g")  # 3 batches in a pass
+    assert finding.losses == pytest.approx([sum(heard["g"][i : i + 3]) / 3 for i in range(0, 12, 3)])
+    assert "optimize" not in vars(trainer)
+
+
+def test_a_window_in_which_the_swept_optimizer_makes_no_update_is_none() -> None:
+    heard: list[float] = []
+
+    class First(Trainer):
+        def train_step(self, batch_x: Any, batch_y: Any, **step_args: Any) -> None:
+            for name in ("g", "d") if self.progress.step % 2 else ("d",):
+                loss = F.cross_entropy(self.models[name](*batch_x), batch_y)
+                self.backward(loss)
+                self.optimize(name)
+                heard.extend([float(loss.detach())] * (name == "g"))
+
+    models = {"g": net(), "d": nn.Linear(64, 10)}
+    opts = {name: torch.optim.SGD(model.parameters(), 0.1) for name, model in models.items()}
+    trainer = First(models, F.cross_entropy, opts, 1, "cpu", verbose=0, accumulate=2)
+    finding = trainer.find_lr(loader(0, 128), steps=3, low=1e-4, high=1e-1, opt="g")
+    assert finding.losses == pytest.approx([(heard[i] + heard[i + 1]) / 2 for i in (0, 2, 4)])
 
 
 def test_a_sweep_is_one_epoch_wherever_the_run_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -12,8 +13,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from deepepochs_like import Callback, CheckCallback, Checkpoint, CheckpointStore, EarlyStopping, Trainer
+from deepepochs_like import (
+    Callback,
+    CheckCallback,
+    Checkpoint,
+    CheckpointStore,
+    EarlyStopping,
+    GradClip,
+    Timer,
+    Trainer,
+)
 from deepepochs_like.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -314,9 +325,90 @@ def test_a_misspelt_figure_is_asked_back() -> None:
 
 
 def test_a_figure_that_no_epoch_yields_is_refused_after_the_first_epoch_by_its_number() -> None:
+    class Own(Callback):
+        """It may add figures."""
+
     with pytest.raises(UnknownFigureError, match="did you mean 'val/accuracy'") as caught:
-        fit(Checkpoint("val/acuracy", "max"))
+        fit(Checkpoint("val/acuracy", "max"), Own())
     assert "epoch 1" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("watch", [Checkpoint, EarlyStopping])
+def test_a_figure_that_no_epoch_can_yield_is_refused_before_the_first_batch(watch: Any) -> None:
+    def nothing(batch: Any) -> Any:
+        raise AssertionError("a batch was loaded")
+
+    wrong = r"'val/acc': no epoch yields this figure; did you mean 'val/accuracy'\?; there are train/loss, train/acc"
+    untouched = DataLoader(TensorDataset(torch.zeros(8, 64)), 4, collate_fn=nothing)
+    with pytest.raises(UnknownFigureError, match=wrong):
+        build(watch("val/acc", mode="max"), GradClip(1.0)).fit(untouched, untouched)
+    with pytest.raises(UnknownFigureError, match=r"'val/loss': .* there are train/loss, train/accuracy, val/accuracy"):
+        build(watch("val/loss")).fit(untouched, untouched, do_val_loss=False)
+
+
+class Reports(nn.Module):
+    """A model that gives a figure of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.trainer = mlp(), [None]
+
+    def forward(self, x: torch.Tensor) -> Any:
+        trainer: Any = self.trainer[0]
+        trainer.add_figure("extra", 1.0)
+        return self.net(x)
+
+
+def cache_nothing(function: Any) -> Any:
+    """A function of the standard library's around another."""
+    return functools.lru_cache(maxsize=0)(function)
+
+
+def helper(trainer: Trainer) -> None:
+    trainer.add_figure("extra", 1.0)
+
+
+@pytest.mark.parametrize("who", ["loss", "decorated", "model", "hook", "metric", "dict", "clip", "timer", "step"])
+def test_a_figure_that_the_run_may_still_yield_is_waited_for(who: str) -> None:
+    told: list[Trainer] = []
+
+    def loss(preds: Any, targets: Any) -> Any:
+        helper(told[0])
+        return F.cross_entropy(preds, targets)
+
+    def judge(preds: Any, targets: Any) -> float:
+        if told[0].current_task is not None and not told[0].current_task.figures.released:
+            helper(told[0])
+        return 1.0
+
+    def in_parts(preds: Any, targets: Any) -> dict[str, float]:
+        return {"/one": 1.0}
+
+    def step(trainer: Trainer, batch_x: Any, batch_y: Any) -> Any:
+        trainer.loss(trainer.model(batch_x), batch_y)
+        helper(trainer)
+
+    figure = {"dict": "in_parts/one", "clip": "grad_norm", "timer": "time.data"}.get(who, "extra")
+    model = Reports() if who == "model" else mlp()
+    if who == "hook":
+        model.register_forward_hook(lambda *call: helper(told[0]))
+    others: list[Any] = {"clip": [GradClip(1.0)], "timer": [Timer(None, figures=True)]}.get(who, [])
+    kept = {"metric": judge, "dict": in_parts}.get(who)
+    trainer = Trainer(
+        model,
+        {"loss": loss, "decorated": cache_nothing(loss)}.get(who, F.cross_entropy),
+        epochs=1,
+        metrics=kept,
+        metric_patch="mean",
+        callbacks=[EarlyStopping(f"train/{figure}", mode="min"), *others],
+        device="cpu",
+        verbose=0,
+    )
+    told.append(trainer)
+    if isinstance(model, Reports):
+        model.trainer[0] = trainer
+    history = trainer.fit(train_dl(), step=step if who == "step" else None)
+    assert figure in history["train"]
 
 
 @pytest.mark.parametrize("answer", [None, "good", [1, 2]])

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
-from deepepochs_like import Callback, EpochTask, Trainer, metrics
+from deepepochs_like import AMP, Callback, EpochTask, Trainer, compiling, metrics
 from deepepochs_like.errors import ArgumentError, EngineWarning
+from deepepochs_like.rng import rng_state
 from support.digits import loader, mlp, same, weights
 
 INDUCTOR = "inductor" if shutil.which("g++") else "aot_eager"
@@ -94,6 +95,22 @@ def test_a_step_of_generated_code_trains_the_same_weights() -> None:
     compiled, _ = train({"what": "step", "dynamic": True}, mlp(), epochs=1)
     assert close(plain, compiled)
     assert counters["stats"]["unique_graphs"] == 2
+
+
+def test_a_compiled_step_trains_when_mixed_precision_was_taken_out() -> None:
+    ended = []
+    for compile in (None, aot("step")):
+        net = small(dropout=0.0)
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        trainer = Trainer(net, F.cross_entropy, opt, device="cpu", callbacks=[AMP("bf16")], compile=compile, verbose=0)
+        trainer.fit(loader(0, 40), epochs=1)
+        assert not close(weights(net), weights(small(dropout=0.0)))
+        trainer.callbacks.clear()
+        net.load_state_dict(small(dropout=0.0).state_dict())
+        trainer.fit(loader(0, 40), epochs=2)
+        ended.append(weights(net))
+    assert close(*ended)
+    assert not close(ended[0], weights(small(dropout=0.0)))
 
 
 def test_a_resumed_run_goes_on_to_the_same_bits() -> None:
@@ -289,6 +306,25 @@ def test_where_the_compiler_fails_it_is_said_once_and_the_run_is_the_one_without
     assert "aot_eager" in str(said[0].message)
 
 
+@pytest.mark.parametrize("read", [lambda total: total.item() > 0, lambda total: total > 0], ids=["item", "tensor"])
+def test_a_model_that_branches_on_its_data_is_pointed_to_compiling_the_model_alone(read: Any) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.inner(2 * x if read(x.sum()) else x)
+
+    def run(what: str) -> None:
+        Trainer(Branches(), F.cross_entropy, compile=aot(what), epochs=1, verbose=0).fit(loader(0, 32))
+
+    with pytest.warns(EngineWarning, match=r"compile='step' failed.*; use compile='model', which compiles") as said:
+        run("step")
+    assert "aot_eager" not in str(said[0].message)
+    run("model")
+
+
 def test_where_a_later_graph_of_a_new_shape_fails_what_the_one_before_did_is_taken_back() -> None:
     class Broken(nn.Module):
         """Two graphs: one draws and writes to buffers, the other comes behind it."""
@@ -336,7 +372,32 @@ def test_a_graph_that_ran_and_fails_by_itself_is_an_error_as_nobody_knows_what_i
     with pytest.raises(RuntimeError, match="a kernel of the third batch") as raised:
         train({"what": what, "backend": backend}, net)
     assert "batch 2" in "".join(raised.value.__notes__)
+    assert "without compile=" in "".join(raised.value.__notes__)
     assert calls == [0, 1, 2]
+
+
+def test_a_batch_whose_graph_failed_and_that_is_skipped_moves_no_statistic_twice() -> None:
+    class Skip(Callback):
+        def on_exception(self, trainer: Any, exception: BaseException) -> str:
+            return "skip_batch"
+
+    def run(compile: Any) -> Tensor:
+        net = small(dropout=0)
+        batches = [(torch.rand(8, 64), torch.full((8,), label)) for label in (0, 1, 10, 2)]
+        options: dict[str, Any] = {"device": "cpu", "verbose": 0, "compile": compile}
+        Trainer(net, F.cross_entropy, epochs=1, callbacks=[Skip()], **options).fit(batches)
+        return net[1].num_batches_tracked  # type: ignore[return-value]
+
+    assert run(None) == 4
+    assert run(aot("step")) in (3, 4)  # a graph writes to buffers at its end
+
+
+def test_with_dynamic_shapes_nothing_is_kept_of_each(monkeypatch: Any) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(compiling, "rng_state", lambda: kept.append(1) or rng_state())
+    batches = [(torch.rand(n, 64), torch.zeros(n, dtype=torch.long)) for n in range(2, 12)]
+    Trainer(mlp(), F.cross_entropy, epochs=2, device="cpu", verbose=0, compile=aot("step", dynamic=True)).fit(batches)
+    assert len(kept) == 1
 
 
 @pytest.mark.parametrize("what", ["model", "step"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from deepepochs_like import EpochTask, Optimizer, Trainer, ValuePatch, metrics
+from deepepochs_like.execution.window import Window
 from support.digits import digits, loader, mlp, same, weights
 
 
@@ -269,3 +270,12 @@ def test_a_dataloader_with_drop_last_trains_on_what_it_yields() -> None:
     trainer = Trainer(model, F.cross_entropy, epochs=1, verbose=0, device="cpu")
     trainer.fit(dl)
     assert trainer.progress.step == 2
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.uint8, np.int32])
+def test_a_window_adds_up_weights_of_numpy_as_pythons(kind: Any) -> None:
+    window, plain = Window(3), Window(3)
+    for batch, weight in enumerate((250, 199, 101)):
+        loss = torch.tensor(1.5)
+        assert window.scaled(loss, kind(weight), batch) == plain.scaled(loss, int(kind(weight)), batch)
+    assert window.total == plain.total

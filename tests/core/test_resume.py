@@ -35,6 +35,7 @@ from deepepochs_like.errors import (
     EngineWarning,
     RunLockedError,
     StateError,
+    StorageError,
     UnknownFigureError,
 )
 from deepepochs_like.rng import set_seed
@@ -389,10 +390,14 @@ def test_a_function_can_be_monitored() -> None:
     assert all("gap" in e.figures for e in CheckpointStore("logs/a/checkpoints").entries())
 
 
-def test_a_monitored_name_that_never_appears_is_an_error_and_the_epoch_is_saved() -> None:
-    with pytest.raises(UnknownFigureError, match=r"'val/los'.*did you mean 'val/loss'.*train/accuracy"):
-        fit(build([Checkpoint("val/los", "min")], running_id="a"))
-    assert len(files()) == 1
+def test_a_monitored_name_that_never_appears_is_an_error_before_the_first_batch_or_the_epoch_is_saved() -> None:
+    class Own(Callback):
+        """It may add figures."""
+
+    for others, saved in (([], 0), ([Own()], 1)):
+        with pytest.raises(UnknownFigureError, match=r"'val/los'.*did you mean 'val/loss'.*train/accuracy"):
+            fit(build([Checkpoint("val/los", "min"), *others], running_id="a"))
+        assert len(files()) == saved
 
 
 def test_a_figure_of_validation_without_validation_is_an_error_at_once() -> None:
@@ -423,6 +428,31 @@ def test_wrong_arguments(options: dict[str, Any], words: str) -> None:
         Checkpoint(**options)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("val_loss", "val/loss"), ("val_accuracy", "val/accuracy"), ("valid_loss", "val/loss")),
+        *(("val.loss", "val/loss"), ("validation/loss", "val/loss"), ("train_loss", "train/loss")),
+        *(
+            ("eval-f1", "val/f1"),
+            ("test/loss", "val/loss"),
+            ("VAL_my_score", "val/my_score"),
+            ("acuracy", "val/accuracy"),
+        ),
+    ],
+)
+def test_a_figure_named_as_elsewhere_is_named_as_here(name: str, meant: str) -> None:
+    for kind in (EarlyStopping, Checkpoint):
+        with pytest.raises(ArgumentError, match=rf"is needed; did you mean '{meant}'\?$"):
+            kind(name)
+
+
+@pytest.mark.parametrize("name", ["", "val", "val/", "train/"])
+def test_a_stage_alone_is_taken_for_no_figure(name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"'val/<figure>' is needed$"):
+        EarlyStopping(name)
+
+
 def test_what_cannot_be_saved_is_refused_when_the_run_begins() -> None:
     class Odd(Callback):
         def state_dict(self) -> dict[str, Any]:
@@ -432,7 +462,7 @@ def test_what_cannot_be_saved_is_refused_when_the_run_begins() -> None:
             raise AssertionError
 
     trainer = build([Odd()], resume="auto", running_id="a")
-    with pytest.raises(ArgumentTypeError, match=r"\['callbacks'\]\['Odd'\]\['when'\] is a object"):
+    with pytest.raises(ArgumentTypeError, match=r"\['callbacks'\]\['Odd'\]\['when'\] is an object"):
         fit(trainer)
     assert trainer.progress.step == 0
 
@@ -542,6 +572,34 @@ def test_weights_that_are_not_there() -> None:
         build().test(data()[1], weights="best")
     with pytest.raises(CheckpointError, match="nothing is monitored"):
         fit(build([Checkpoint()])).test(data()[1], weights="best")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        ("Best", CheckpointError, r"weights='Best': there is no such file; did you mean 'best'\?"),
+        ("bset", CheckpointError, r"did you mean 'best'\?"),
+        ("latest", CheckpointError, r"did you mean 'last'\?"),
+        ("elsewhere/my.pt", CheckpointError, r"weights='elsewhere/my.pt': there is no such file$"),
+        (
+            "logs/a/checkpoints",
+            StorageError,
+            r"is a folder, .*'best', 'last', or .*\(logs/a/checkpoints/step-0\S+.ckpt",
+        ),
+        ("logs/a", StorageError, r"one of the files in it \(logs/a/checkpoints/step-0"),
+        ("empty", StorageError, "'last', or a file .it holds no weights"),
+        (True, ArgumentTypeError, "weights=True: 'best', 'last' or a file's path is needed, not a bool"),
+        ({"0.weight": 1}, ArgumentTypeError, "or a file's path is needed, not a dict"),
+    ],
+)
+def test_weights_that_are_misnamed(given: Any, kind: type[Exception], words: str) -> None:
+    trainer = fit(build([Checkpoint("val/loss")], running_id="a", epochs=1))
+    Path("empty").mkdir()
+    before = weights(trainer.model.model)
+    for look in (trainer.test, trainer.validate, trainer.predict):
+        with pytest.raises(kind, match=words):
+            look(data()[1], weights=given)
+    assert same(before, weights(trainer.model.model))
 
 
 def test_check_callback_tests_with_the_best_and_resumes_from_the_last() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import random
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from deepepochs_like import Callback, Trainer
 from deepepochs_like.data import BatchSource
 from support.digits import digits, mlp, same, weights
 
-quiet: Any = functools.partial(Trainer, device="cpu", verbose=0)
+quiet: Any = partial(Trainer, device="cpu", verbose=0)
 
 
 class Augmented(Dataset[Any]):
@@ -90,12 +93,88 @@ def test_persistent_workers_persist() -> None:
     assert len(pids) == 2
 
 
-def look_at_the_dataset(worker: int) -> None:
-    assert get_worker_info().dataset.x.shape == (8, 64)
+class Opened(Dataset[Any]):
+    """What its worker has opened, as a number."""
+
+    handle = 0
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        assert get_worker_info().dataset is self
+        return torch.tensor(self.handle)
 
 
-def test_a_worker_init_fn_sees_the_dataset() -> None:
-    assert len(read(DataLoader(Augmented(8), 4, num_workers=1, worker_init_fn=look_at_the_dataset))) == 2
+def open_the_dataset(worker: int) -> None:
+    dataset = get_worker_info().dataset
+    assert isinstance(dataset, Opened)
+    dataset.handle = 7
+
+
+@pytest.mark.parametrize(("method", "size"), [("fork", 2), ("fork", None), ("spawn", 2)])
+def test_workers_have_the_loaders_own_dataset_to_change(method: str, size: int | None) -> None:
+    options: Any = {"multiprocessing_context": method, "worker_init_fn": open_the_dataset}
+    handles = read(DataLoader(Opened(), size, num_workers=1, **options))
+    assert {int(handle) for batch in handles for handle in batch.view(-1)} == {7}
+
+
+def in_thousands(samples: list[Tensor]) -> Tensor:
+    return torch.stack(samples) + 1000
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_what_is_set_on_a_loader_between_passes_is_heeded_as_by_the_plain_loader(persistent: bool) -> None:
+    def passes(begin: Any, loader: Any) -> list[list[int]]:
+        found = []
+        for change in ({"collate_fn": in_thousands}, {"worker_init_fn": open_the_dataset}, {"num_workers": 2}, {}):
+            found.append([int(handle) for batch in begin() for handle in batch])
+            for name, value in change.items():
+                setattr(loader, name, value)
+        return found
+
+    plain, mine = (DataLoader(Opened(), 2, num_workers=1, persistent_workers=persistent) for _ in range(2))
+    source = BatchSource(mine, "train_dl")
+
+    def through_source() -> Iterator[Any]:
+        for batch in source.stream():
+            source.position += 1
+            yield batch
+        source.finish()
+
+    seen = passes(through_source, mine)
+    source.release()
+    assert seen == passes(partial(iter, plain), plain)
+    assert (seen[-1] == [1007] * 4) is not persistent
+
+
+class Slow(Dataset[Any]):
+    """Whose first sample is the last to be ready."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        if not index:
+            time.sleep(0.6)
+        return index
+
+
+def test_batches_that_need_not_be_in_order_come_as_they_are_ready() -> None:
+    def loader(in_order: bool) -> Any:
+        return DataLoader(Slow(), 1, num_workers=2, in_order=in_order)
+
+    batches = [int(batch) for batch in read(loader(False))]
+    assert sorted(batches) == [0, 1, 2, 3]
+    assert batches[0] == 1
+    for in_order in (True, False):
+        source = BatchSource(loader(in_order), "train_dl")
+        next(source.stream())
+        source.position += 1
+        state = source.state_dict()
+        source.release()
+        with nullcontext() if in_order else pytest.warns(UserWarning, match="in_order=False: .* not known"):
+            BatchSource(loader(in_order), "train_dl").load_state_dict(state)
 
 
 class Cut(Callback):

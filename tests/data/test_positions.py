@@ -341,7 +341,7 @@ def test_a_sampler_with_a_state_nobody_knows_is_named(sampler: Any, words: str, 
     whole.finish()
     if batches:
         taken(whole, batches)
-    with pytest.warns(EngineWarning, match=rf"dl: .* a {sampler.__name__}, which .*{words}.*state_dict"):
+    with pytest.warns(EngineWarning, match=rf"dl: .* an? {sampler.__name__}, which .*{words}.*state_dict"):
         resumed.load_state_dict(saved(whole))
 
 

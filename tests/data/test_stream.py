@@ -6,6 +6,7 @@ import gc
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -271,7 +272,10 @@ def strange(tensor: Tensor) -> Any:
         (DataLoader(Streamed(), 2), "iterated, not indexed"),
         (DataLoader(tensors(6), None), "does not batch"),
         (DataLoader(tensors(6), 2, num_workers=1, worker_init_fn=print), "worker_init_fn"),
-        (DataLoader(Own(*columns(6)), 2, num_workers=1), "samples of a Own may be anything"),
+        (
+            DataLoader(Own(*columns(6)), 2, num_workers=1),
+            "Own makes its samples by code of its own; those of a TensorDataset",
+        ),
         (Kept(tensors(6), 2), "Kept is a DataLoader of its own kind"),
         ([columns(4)], "a list is iterated as it is"),
     ],
@@ -286,8 +290,8 @@ def test_what_is_not_sure_goes_through_the_loader_untouched(loader: Any, why: st
 @pytest.mark.parametrize(
     ("loader", "why"),
     [
-        (DataLoader(Own(*columns(6)), 2), "samples of a Own may be anything"),
-        (DataLoader(Indexed(), 2), "samples of a Indexed may be anything"),
+        (DataLoader(Own(*columns(6)), 2), "Own makes its samples by code of its own; those of a TensorDataset"),
+        (DataLoader(Indexed(), 2), "Indexed makes its samples by code of its own"),
         (DataLoader(tensors(6), 2, collate_fn=lambda samples: default_collate(samples)), "collate_fn is <lambda>"),
         (DataLoader(strange(torch.ones(6, 4, requires_grad=True)), 2), "part of a computation"),
         (DataLoader(strange(torch.ones(6, 4).t().contiguous().t()), 2), "not contiguous"),
@@ -376,6 +380,88 @@ def test_data_changed_within_a_pass_is_seen_at_once(replaced: bool) -> None:
     assert found == [float(i) for i in range(10)]
 
 
+def both(make: Callable[[], tuple[Any, Callable[[], Any]]], at: int, passes: int = 1) -> tuple[list[Any], list[Any]]:
+    """The passes of a loader, and of one like it through a source, where something is done behind the batch `at`."""
+    runs = []
+    for mine in (True, False):
+        loader, change = make()
+        source, found = BatchSource(loader, "train_dl"), []
+        torch.manual_seed(2)
+        for batch in itertools.chain.from_iterable(through_source(source) if mine else loader for _ in range(passes)):
+            found.append(batch)
+            if len(found) == at:
+                change()
+        runs.append(found)
+    return runs[0], runs[1]
+
+
+@pytest.mark.parametrize("indices", [list(range(40)), torch.arange(40)])
+@pytest.mark.parametrize("what", ["indices", "dataset", "in place"])
+def test_a_subset_changed_within_a_pass_is_seen_at_once(indices: Any, what: str) -> None:
+    def make() -> tuple[Any, Callable[[], Any]]:
+        part: Any = Subset(wide(80), deepcopy(indices))
+        changes = {
+            "indices": partial(setattr, part, "indices", range(40, 80)),
+            "dataset": partial(setattr, part, "dataset", wide(90)),
+            "in place": lambda: part.indices.add_(7) if isinstance(part.indices, Tensor) else None,
+        }
+        return DataLoader(part, 4, shuffle=True), changes[what]
+
+    assert_same(*both(make, 3))
+
+
+def test_a_tensor_put_into_a_list_of_tensors_within_a_pass_is_seen_at_once() -> None:
+    def make() -> tuple[Any, Callable[[], Any]]:
+        data: Any = wide(40)
+        data.tensors = list(data.tensors)
+        return DataLoader(data, 4), lambda: data.tensors.__setitem__(0, data.tensors[0] + 1)
+
+    assert_same(*both(make, 3))
+
+
+@pytest.mark.parametrize("listed", [list(range(300, 700)), list(np.arange(300, 700))])
+def test_another_list_of_a_subset_sampler_is_seen_where_batches_are_next_taken(listed: Any) -> None:
+    def make() -> tuple[Any, Callable[[], Any]]:
+        sampler = SubsetRandomSampler(range(400))
+        return DataLoader(wide(700), 2, sampler=sampler), partial(setattr, sampler, "indices", listed)
+
+    assert_same(*both(make, 64))
+
+
+def test_data_that_numpy_gets_hold_of_within_a_pass_is_taken_batch_by_batch_from_the_next_group_on() -> None:
+    data, found = TensorDataset(torch.zeros(400, 16), torch.arange(400)), []
+    array = np.zeros(0)
+    for number, (x, _) in enumerate(through_source(BatchSource(DataLoader(data, 4), "train_dl"))):
+        found.append(float(x[0, 0]))
+        if number == 10:
+            array = data.tensors[0].numpy()
+        elif number >= 70:
+            array += 1
+    assert found == [0.0] * 71 + [float(at) for at in range(1, 30)]
+
+
+def test_data_that_numpy_got_hold_of_is_taken_batch_by_batch_in_the_next_pass() -> None:
+    data = TensorDataset(torch.zeros(40, 16), torch.arange(40))
+    source = BatchSource(DataLoader(data, 4), "train_dl")
+    list(through_source(source))
+    array, found = data.tensors[0].numpy(), []
+    for x, _ in through_source(source):
+        array += 1
+        found.append(float(x[0, 0]))
+    assert found == [float(at) for at in range(10)]
+
+
+def test_data_that_comes_to_require_gradients_is_fetched_so_that_each_batch_has_a_backward_pass() -> None:
+    data = wide(40)
+    source = BatchSource(DataLoader(data, 4), "train_dl")
+    list(through_source(source))
+    data.tensors[0].requires_grad_(True)
+    for x, _ in through_source(source):
+        x.sum().backward()
+    assert torch.equal(data.tensors[0].grad, torch.ones(40, 16))  # type: ignore[arg-type]
+    assert "part of a computation" in source.path
+
+
 def test_data_that_numpy_can_change_is_taken_batch_by_batch() -> None:
     array = np.zeros((40, 16), np.float32)
     data = TensorDataset(torch.from_numpy(array), torch.arange(40))
@@ -404,6 +490,13 @@ def test_what_was_changed_in_torchs_own_classes_or_objects_is_honoured(monkeypat
     monkeypatch.setattr(TensorDataset, "__getitem__", lambda self, index: torch.tensor(index))
     assert torch.equal(torch.cat(list(through_source(source))), torch.arange(6))
     assert "TensorDataset.__getitem__ has been replaced" in source.path
+
+
+@pytest.mark.parametrize(("kind", "make"), [(TensorDataset, tensors), (ConcatDataset, joined)])
+def test_a_method_added_to_torchs_classes_is_honoured(kind: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = BatchSource(DataLoader(make(6), 2), "train_dl")
+    monkeypatch.setattr(kind, "__getitems__", lambda self, indices: list(map(torch.tensor, indices)), raising=False)
+    assert torch.equal(torch.cat(list(through_source(source))), torch.arange(len(source.loader.dataset)))
 
 
 class Keyed(Dataset[Any]):
@@ -437,6 +530,46 @@ def test_a_subset_sampler_may_list_anything(data: Any, listed: Any) -> None:
     assert_same(mine, list(make(None)))
 
 
+@pytest.mark.parametrize("keys", [[2**63 + at for at in range(6)], [3, 2**70, 1, 2**63]])
+def test_a_sampler_may_give_keys_of_any_size(keys: Any) -> None:
+    data = {key: torch.tensor(at) for at, key in enumerate(keys)}
+    loader: Any = DataLoader(data, 2, sampler=keys)  # type: ignore[arg-type]  # anything with indices does
+    source = BatchSource(loader, "train_dl")
+    assert_same(list(through_source(source)), list(loader))
+
+
+class Batching:
+    """A batch sampler that draws as soon as it is asked for its iterator."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.randperm(6).view(3, 2).tolist())
+
+    def __len__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize("data", [Indexed(), tensors(6)])
+def test_a_batch_sampler_is_asked_for_one_order_a_pass(data: Any) -> None:
+    loader = DataLoader(data, batch_sampler=Batching())
+    source = BatchSource(loader, "train_dl")
+    assert_same(seen(partial(through_source, source), None, 2, 3), seen(partial(iter, loader), None, 2, 3))
+
+
+class Ending(Indexed):
+    """Which says that there is no more before its length is reached."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 4:
+            raise StopIteration
+        return super().__getitem__(index)
+
+
+def test_a_dataset_that_stops_the_iteration_ends_the_pass_as_it_ends_the_loaders() -> None:
+    for size in (1, 2, 6):
+        loader = DataLoader(Ending(), size)
+        assert_same(list(through_source(BatchSource(loader, "train_dl"))), list(loader))
+
+
 @pytest.mark.parametrize("batches", [torch.arange(6).view(3, 2), [torch.tensor([1, 2]), torch.tensor([0])], [(1, 2)]])
 def test_batch_samplers_may_give_other_things_than_lists(batches: Any) -> None:
     loader = DataLoader(tensors(6), batch_sampler=batches)
@@ -447,6 +580,18 @@ def test_parts_that_are_lists_are_fetched() -> None:
     ragged: Any = ConcatDataset([[torch.ones(2), torch.ones(2)], [torch.zeros(2), torch.zeros(2)]])  # type: ignore[list-item]
     loader = DataLoader(ragged, 3)
     assert_same(list(through_source(BatchSource(loader, "train_dl"))), list(loader))
+
+
+@pytest.mark.parametrize("kind", [torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.float8_e5m2])
+def test_parts_of_numbers_that_torch_cannot_put_into_their_places_are_fetched(kind: torch.dtype) -> None:
+    def part(first: int) -> TensorDataset:
+        return TensorDataset(torch.arange(first, first + 16).view(8, 2).to(kind), torch.arange(8))
+
+    loader = DataLoader(ConcatDataset([part(0), part(8)]), 5)
+    source = BatchSource(loader, "train_dl")
+    assert source.is_held is (kind is torch.int16)
+    mine, theirs = ([(x.float(), y) for x, y in batches] for batches in (through_source(source), loader))
+    assert_same(mine, theirs)
 
 
 @pytest.mark.parametrize("sampler", [Drawn(20), RandomSampler(range(20), replacement=True)])

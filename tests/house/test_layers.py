@@ -59,6 +59,7 @@ LAYERS = {
     "handles": 3,
     "display": 3,
     "monitor": 3,
+    "foreseen": 3,
     # 4: what the loop works with
     "callbacks": 4,
     "task": 4,
@@ -80,6 +81,7 @@ LAYERS = {
     "summary": 4,
     "probe": 4,
     "dry_runs": 4,
+    "idle": 4,
     "tools": 4,
     "doctor": 4,
     # 5: the loop

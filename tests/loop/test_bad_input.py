@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
+import operator
 import pickle
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,8 +20,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from deepepochs_like import Callback, EpochTask, MeanPatch, Trainer, ValuePatch
+import deepepochs_like
+from deepepochs_like import (
+    Callback,
+    Checkpoint,
+    CSVLogger,
+    EarlyStopping,
+    EpochTask,
+    MeanPatch,
+    Optimizer,
+    TensorBoard,
+    Trainer,
+    ValuePatch,
+)
 from deepepochs_like.errors import (
+    _CALLED_ELSEWHERE,
+    _GOES_ELSEWHERE,
     ArgumentError,
     ArgumentTypeError,
     BatchError,
@@ -31,8 +48,11 @@ from deepepochs_like.errors import (
     NonFiniteLossError,
     PatchError,
     StepError,
+    UnknownFigureError,
     UnknownNameError,
+    a_kind,
 )
+from deepepochs_like.history import History
 from support.loop import CountedLoader, Recorder, batches, net, trainer, unchanged, weights
 
 mse = nn.functional.mse_loss
@@ -171,9 +191,9 @@ def test_a_loss_that_cannot_be_called(loss: Any) -> None:
         (nn.MSELoss(reduction="none"), ["shape (2, 1)", "loss.mean()"]),
         (lambda out, y: (out - y).mean()[None], ["shape (1,)", "loss.mean()"]),
         (lambda out, y: (out - y).mean().item(), ["a float", "0-dimensional tensor"]),
-        (lambda out, y: 3, ["the loss is 3, a int", "0-dimensional tensor"]),
+        (lambda out, y: 3, ["loss=<lambda> returned 3 (an int)", "0-dimensional tensor"]),
         (lambda out, y: (mse(out, y), out), ["a tuple", "0-dimensional tensor"]),
-        (lambda out, y: None, ["None"]),
+        (lambda out, y: None, ["loss=<lambda> returned None; does it return?"]),
         (lambda out, y: mse(out.detach(), y), ["carries no gradient", ".detach()"]),
         (lambda out, y: (out.argmax(-1) == y[:, 0]).float().mean(), ["carries no gradient", "argmax"]),
     ],
@@ -213,6 +233,8 @@ class Output(nn.Module):
     [
         (lambda out: {"logits": out}, ["dict without 'loss'", "loss="]),
         (lambda out: {}, ["dict without 'loss'", "loss="]),
+        (lambda out: {"loss": None}, ["a 'loss' that is None", "Trainer(loss=None)", "pass loss="]),
+        (lambda out: None, ["the model returned None", "Trainer(loss=None)", "forward() return?"]),
         (lambda out: out, ["shape (2, 1)", "Trainer(loss=None)", "pass loss="]),
         (lambda out: (out, out), ["a tuple", "Trainer(loss=None)", "pass loss="]),
         (lambda out: out.detach().mean(), ["carries no gradient"]),
@@ -223,9 +245,105 @@ def test_without_a_loss_the_model_must_return_one(make: Callable[[Tensor], Any],
     run.refuses(LossError, lambda: trainer(run.model, loss=None).fit(run.loader), *parts)
 
 
+def test_a_loss_function_that_returns_nothing_is_named_and_no_dict_is_spoken_of(run: Run) -> None:
+    def forgetful(out: Tensor, y: Tensor) -> None:
+        mse(out, y)
+
+    with pytest.raises(LossError, match=r"^loss=forgetful returned None; does it return\?"):
+        trainer(run.model, loss=forgetful).fit(run.loader)
+
+
 def test_a_loss_under_its_name_is_taken() -> None:
     model = Output(lambda out: {"loss": out.square().mean(), "logits": out})
     assert len(trainer(model, loss=None).fit(batches(1))["train"]["loss"]) == 2
+
+
+# ------------------------------------------------------------------------------------------ steps that train nothing
+
+
+def measures(trainer: Trainer, batch_x: Any, batch_y: Tensor) -> Any:
+    """A training step that forgot to train."""
+    with torch.no_grad():
+        loss = mse(trainer.model(batch_x), batch_y)
+    return {"mse": ValuePatch(len(batch_y)).load(loss)}
+
+
+def only_backward(trainer: Trainer, batch_x: Any, batch_y: Tensor) -> None:
+    trainer.backward(mse(trainer.model(batch_x), batch_y))
+
+
+class Forgetful(EpochTask):
+    def train_step(self, batch_x: Any, batch_y: Tensor) -> None:
+        self.model(batch_x)
+
+
+def test_a_run_that_trains_nothing_is_named_once_after_its_first_epoch() -> None:
+    log = Recorder()
+    with pytest.warns(EngineWarning) as told:
+        trainer(epochs=3, callbacks=log).fit(batches(12), batches(1), step=measures)
+    (one,) = told
+    for part in (
+        "nothing is trained: measures made no update of the weights in 12 batches",
+        "trainer.loss(",
+        "optimize",
+    ):
+        assert part in str(one.message)
+    assert log.counts["after_epoch"] == 3
+
+    with pytest.warns(EngineWarning, match=r"Forgetful\.train_step made no update"):
+        trainer(epochs=3).fit(train_tasks=Forgetful(batches(4)))
+    with pytest.warns(EngineWarning, match="only_backward made no update of the weights in 24 batches"):
+        trainer().fit(batches(12), step=only_backward)  # at the end, as somebody could have been adding them up
+
+
+@pytest.mark.parametrize("options", [{}, {"val_every_steps": 3}])
+@pytest.mark.parametrize("step", [measures, only_backward])
+def test_a_run_that_counts_updates_and_makes_none_ends(step: Any, options: dict[str, int]) -> None:
+    run = Run()
+    with pytest.raises(StepError, match=f"max_steps counts updates.* {step.__name__} made none in .* never end; call"):
+        trainer(run.model).fit(batches(20), max_steps=10, step=step, **options)
+    assert unchanged(run.model, run.before)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_weights_that_are_trained_by_hand_are_no_reason_to_warn_but_cannot_be_counted(in_place: bool) -> None:
+    model = net()
+    by_hand = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step(trainer: Trainer, batch_x: Any, batch_y: Tensor) -> None:
+        mse(trainer.model(batch_x), batch_y).backward()
+        if in_place:
+            by_hand.step()
+        else:
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter.data -= 0.01 * parameter.grad
+        by_hand.zero_grad()
+
+    trainer(model).fit(batches(12), step=step)
+    assert not trainer(model).fast_dev_run(batches(2), step=step).warnings()
+    with pytest.raises(StepError, match=r"although the weights have changed.*Trainer\(opt=\.\.\.\).*fit\(epochs="):
+        trainer(model).fit(batches(12), max_steps=5, step=step)
+
+
+def test_updates_that_come_late_or_are_left_out_are_no_reason_to_warn() -> None:
+    class OncePerEpoch(Callback):
+        def on_after_train_epochs(self, trainer: Trainer, **kwargs: Any) -> None:
+            trainer.opt.step()
+            trainer.opt.zero_grad()
+
+    class Skip(Callback):
+        def on_exception(self, **kwargs: Any) -> str:
+            return "skip_batch"
+
+    def adds_up(trainer: Trainer, batch_x: Any, batch_y: Tensor) -> None:
+        mse(trainer.model(batch_x), batch_y).backward()
+
+    def fails(trainer: Trainer, batch_x: Any, batch_y: Tensor) -> None:
+        raise ValueError("a bad batch")
+
+    trainer(callbacks=OncePerEpoch()).fit(batches(12), step=adds_up)
+    trainer(callbacks=Skip()).fit(batches(12), step=fails)
 
 
 # --------------------------------------------------------------------------------------------------------- loaders
@@ -479,7 +597,7 @@ def test_an_error_inside_a_metric_is_the_users_own_and_changes_no_weight(run: Ru
 
 @pytest.mark.parametrize("metric", [5, "accuracy", {"acc": mse}])
 def test_a_metric_that_cannot_be_called(metric: Any, run: Run) -> None:
-    parts = (f"{metric!r}", f"a {type(metric).__name__}", "function")
+    parts = (f"{metric!r}", a_kind(metric), "function")
     run.refuses(ArgumentTypeError, lambda: trainer(run.model, metrics=[metric]), "metrics: ", *parts)
     fit = trainer(run.model).fit
     for options in ({"metrics": metric}, {"train_metrics": metric}, {"val_dl": batches(1), "val_metrics": [metric]}):
@@ -502,6 +620,61 @@ def test_a_metric_that_cannot_be_called(metric: Any, run: Run) -> None:
 )
 def test_an_unknown_metric_patch(kind: Any, error: type[Exception], parts: list[str], metrics: Any) -> None:
     Run().refuses(error, lambda: trainer(metric_patch=kind, metrics=metrics), *parts)
+
+
+def per_sample(preds: Tensor, targets: Tensor) -> Tensor:
+    """A metric that forgot its mean."""
+    return (preds - targets).abs()[:, 0]
+
+
+def per_output(preds: Tensor, targets: Tensor) -> Tensor:
+    """A metric with as many figures as there are outputs, whatever the batch."""
+    return (preds - targets).abs().mean(0)
+
+
+def test_a_metric_without_its_mean_cannot_be_averaged(run: Run) -> None:
+    by_mean = partial(trainer, metric_patch="mean")
+    parts = ("metric 'per_sample' returned a tensor of shape (2,)", "metric_patch='mean'", ".mean()")
+    run.refuses(PatchError, lambda: by_mean(run.model, metrics=per_sample).fit(run.loader), *parts)
+
+    def both(preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"/all": (preds - targets).abs().mean(), "/each": per_sample(preds, targets)}
+
+    run.refuses(PatchError, lambda: by_mean(run.model, metrics=both).fit(run.loader), "'both'", "shape (2,)")
+    two = [(torch.ones(2, 2), torch.zeros(2, 2)), (torch.ones(3, 2), torch.zeros(3, 2))]
+    figures = by_mean(net(2), metrics=per_output).fit(two)["train"]["per_output"]
+    assert figures[0].shape == (2,), "two outputs for two samples are no values per sample"
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_metric_whose_shape_changes_is_named(early: bool, run: Run) -> None:
+    shapes = iter([(3,), (5,)] if early else [(3,), (3,), (5,)])
+
+    def judge(preds: Tensor, targets: Tensor) -> Tensor:
+        return torch.ones(next(shapes))
+
+    with pytest.raises(PatchError, match=r"metric 'judge' returned a tensor of shape \(5,\), and of shape \(3,\) for"):
+        trainer(run.model, metrics=judge, metric_patch="mean").fit(run.loader)
+    assert run.loader.given == 2 + (not early)
+
+
+@pytest.mark.parametrize("watched", ["val/per_sample", lambda figures: figures["val/per_sample"]])
+def test_a_figure_that_is_watched_and_is_no_number_is_said_to_be_a_tensor(watched: Any) -> None:
+    watch = EarlyStopping(watched, mode="min")
+    with pytest.raises(
+        ArgumentTypeError, match=r"'val/per_sample' is a tensor of shape \(4,\), and a number is needed"
+    ):
+        trainer(metrics=per_sample, callbacks=watch).fit(batches(2), batches(2))
+
+
+def test_a_figure_that_a_scheduler_watches_and_is_no_number_is_said_to_be_a_tensor() -> None:
+    model = net()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd)
+    with pytest.raises(ArgumentError, match=r"watches 'val/per_sample', which is a tensor of shape \(4,\)"):
+        trainer(model, opt=Optimizer(sgd, plateau, monitor="val/per_sample"), metrics=per_sample).fit(
+            batches(2), batches(2)
+        )
 
 
 def test_two_metrics_of_one_name_hide_each_other_which_is_said() -> None:
@@ -606,6 +779,11 @@ def pinball(out: Tensor, y: Tensor) -> Tensor:
     return torch.maximum(0.9 * error, -0.1 * error).mean()
 
 
+def quantiles(out: Tensor, y: Tensor) -> Tensor:
+    error, level = y[:, None] - out, torch.tensor([0.1, 0.5, 0.9])  # of the shape that the targets have
+    return torch.maximum(level * error, (level - 1) * error).mean()
+
+
 def pinball_column(out: Tensor, y: Tensor) -> Tensor:
     error = y - out
     return torch.maximum(0.9 * error, -0.1 * error).mean()
@@ -616,7 +794,10 @@ def pinball_column(out: Tensor, y: Tensor) -> Tensor:
     [
         (gaussian, (4, 2), torch.ones(4, 1)),
         (gaussian_flat, (4, 2), torch.ones(4)),
+        (gaussian_flat, (2, 2), torch.ones(2)),  # as many samples as outputs, so that the two could broadcast
         (pinball, (4, 3), torch.ones(4)),
+        (pinball, (4, 4), torch.ones(4)),
+        (quantiles, (3, 3), torch.ones(3)),
         (pinball_column, (4, 3), torch.ones(4, 1)),
         (Counting(), (4, 1), torch.ones(4)),
         (lambda out, y: absolute(out, y[:, None]), (4, 1), torch.ones(4)),
@@ -630,6 +811,40 @@ def test_a_loss_that_knows_what_to_do_with_its_shapes_raises_no_alarm(
     assert getattr(loss, "calls", 4) == 4, "it was called once for each batch"
 
 
+def crossed(out: Tensor, y: Tensor) -> Tensor:
+    out = out.sigmoid()
+    return torch.where(y == 1, -out.log(), -(1 - out).log()).mean()
+
+
+def focal(out: Tensor, y: Tensor) -> Tensor:
+    right = torch.where(y == 1, out.sigmoid(), 1 - out.sigmoid())
+    return (-((1 - right) ** 2) * right.log()).mean()
+
+
+class ByHand(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, y: Tensor) -> Tensor:
+        ctx.rows = len(out)
+        ctx.save_for_backward(out, y)
+        return ((out - y) ** 2).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Any) -> Any:
+        out, y = ctx.saved_tensors
+        return (2 * (out - y)).mean(1, keepdim=True) * grad[0] / ctx.rows, None
+
+
+class Noting:
+    """A loss that leaves something behind, so that it cannot be called once more."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.seen = function, list[int]()
+
+    def __call__(self, out: Tensor, y: Tensor) -> Tensor:
+        self.seen.append(len(out))
+        return self.function(out, y).abs().mean()  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     ("loss", "preds", "targets"),
     [
@@ -637,7 +852,20 @@ def test_a_loss_that_knows_what_to_do_with_its_shapes_raises_no_alarm(
         (lambda out, y: (torch.sigmoid(out) - y.double()).pow(2).sum(), (4, 1), torch.ones(4)),
         (lambda out, y: nn.functional.huber_loss(out, y) + absolute(out.flatten(), y), (4, 1), torch.ones(4)),
         (absolute, (4, 4), torch.ones(4)),
+        (lambda out, y: nn.functional.mse_loss(out, y) * 2, (4, 4), torch.ones(4)),
         (absolute, (2, 3, 3), torch.ones(2, 1, 3, 3)),
+        (crossed, (4, 1), torch.ones(4)),
+        (focal, (4, 1), torch.ones(4)),
+        (lambda out, y: out.sigmoid().log().where(y == 1, -out).mean(), (4, 1), torch.ones(4)),
+        (lambda out, y: torch.where(y > 0, out - 1, out + 1).pow(2).mean(), (4, 1), torch.ones(4)),
+        (lambda out, y: out.pow(2).masked_fill(y == 0, 0.0).mean(), (4, 1), torch.ones(4)),
+        (torch.dist, (4, 1), torch.ones(4)),
+        (lambda out, y: (out == y).float().mean() + out.mean(), (4, 1), torch.ones(4)),
+        (torch.jit.CompilationUnit("def f(out, y):\n  return ((out - y)**2).mean()\n").f, (4, 1), torch.ones(4)),
+        (lambda out, y: ByHand.apply(out, y), (4, 1), torch.ones(4)),
+        (Noting(torch.sub), (4, 1), torch.ones(4)),
+        (Noting(lambda out, y: torch.where(y == 1, -out, out)), (4, 1), torch.ones(4)),
+        (Noting(lambda out, y: out.masked_fill(y == 0, 0.0)), (4, 1), torch.ones(4)),
         (nn.SmoothL1Loss(), (4, 1), torch.ones(4)),
         (nn.MSELoss(), (4, 1), torch.ones(4, 3)),  # sample by sample, yet never what is meant
         (partial(nn.functional.l1_loss, reduction="sum"), (4, 2), torch.ones(4, 1)),
@@ -664,10 +892,46 @@ def test_a_metric_that_broadcasts_is_told_beside_a_loss_that_does_not() -> None:
         lambda out, y: (out @ y[None]).mean(),
         lambda out, y: torch.cdist(out, y[:, None]).mean(),
         lambda out, y: (out - out.T).relu().mean() + out.flatten().dot(y),
+        lambda out, y: (out - y[None, :]).abs().mean() - 0.5 * (out - out.T).abs().mean(),
+        lambda out, y: (nn.functional.softplus(out.T - out.expand(-1, len(y))) * (y[:, None] > y[None, :])).mean(),
     ],
 )
 def test_a_loss_that_pairs_samples_on_purpose_raises_no_alarm(loss: Any) -> None:
     shaped((4, 1), torch.ones(4), loss=loss)
+
+
+def squeezed(out: Tensor, y: Tensor) -> Tensor:
+    return absolute(out.squeeze(1), y)
+
+
+@pytest.mark.parametrize("loss", [squeezed, Noting(lambda out, y: out[:, 0] - y)])
+def test_a_loss_without_a_graph_raises_no_alarm_for_its_shapes(loss: Any) -> None:
+    data = [(torch.ones(4, 2), torch.ones(4))]
+    trainer(loss=loss).test(data)
+    trainer(loss=loss, epochs=1, compile={"what": "step", "backend": "eager"}).fit(data)
+    trainer(loss=squeezed, epochs=1, metrics=[loss]).fit(data)
+
+
+def test_a_loss_that_leaves_something_behind_is_not_called_once_more() -> None:
+    calls: list[int] = []
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        calls.append(1)
+        return absolute(out, y)
+
+    for noting in (loss, partial(loss), Noting(loss)):
+        with pytest.warns(EngineWarning, match="differ in shape"):
+            shaped((4, 1), torch.ones(4), loss=noting)
+    assert len(calls) == 12
+
+
+def test_trying_a_loss_draws_nothing() -> None:
+    def drawn(targets: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        shaped((4, 1), targets, loss=lambda out, y: absolute(out[:, 0] + torch.rand(4), y.flatten()))
+        return torch.rand(3)
+
+    assert torch.equal(drawn(torch.ones(4)), drawn(torch.ones(4, 1)))
 
 
 def test_the_warning_comes_before_the_first_update() -> None:
@@ -770,6 +1034,129 @@ def test_methods_that_only_look_like_steps_are_left_alone() -> None:
 def test_an_unknown_keyword(call: Callable[..., Any], where: str, name: str, meant: str | None, run: Run) -> None:
     hint = f"; did you mean {meant!r}?" if meant else ""
     run.refuses_at_once(ArgumentTypeError, lambda: call(run, **{name: 1}), f"{where} takes no argument {name!r}{hint}")
+
+
+def test_kinds_have_their_article() -> None:
+    kinds = [3, "a", torch.ones(1), {}, np.ones(1), object(), None]
+    assert [a_kind(value) for value in kinds] == [
+        *("an int", "a str", "a Tensor", "a dict", "an ndarray", "an object", "a NoneType")
+    ]
+
+
+def test_a_trainer_is_shown_in_one_line() -> None:
+    assert repr(trainer(epochs=3)) == "Trainer(Linear, device=cpu, epochs=3)"
+    several = Trainer({"g": net(), "d": nn.ReLU()}, mse, epochs=2, device="cpu", verbose=0)
+    assert repr(several) == "Trainer(g: Linear, d: ReLU, device=cpu, epochs=2)"
+
+    class Mine(Trainer):
+        pass
+
+    assert repr(Mine.__new__(Mine)) == "Mine()"  # as a debugger, or a traceback, shows one that is being made
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *(
+            ("train_loss", "; did you mean history['train']['loss']?"),
+            ("loss", "did you mean history['train']['loss']?"),
+        ),
+        *(("val_loss", "did you mean history['val']['loss']?"), ("val/loss", "did you mean history['val']['loss']?")),
+        *(("lr", "did you mean history.learning_rates?"), ("trian", "did you mean 'train'?")),
+        *(("test", "history has no 'test'; there are 'train', 'val'"), ("test_loss", "there are 'train', 'val'")),
+    ],
+)
+def test_a_figure_that_is_looked_for_among_the_stages_is_pointed_to(name: str, words: str, run: Run) -> None:
+    history = trainer(run.model, epochs=1).fit(run.loader, batches(1))
+    with pytest.raises(KeyError) as caught:
+        history[name]
+    assert words in str(caught.value)
+    assert isinstance(caught.value, UnknownFigureError)
+    assert name not in history
+    assert history.get(name) is None
+    with pytest.raises(KeyError, match="has no 'train', as no epoch is over yet"):
+        History()["train"]
+
+
+def test_figures_in_a_hook_are_shown_as_plain_numbers() -> None:
+    shown: list[str] = []
+
+    class Watch(Callback):
+        def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+            shown.append(repr(metrics))
+
+    trainer(callbacks=[Watch()], epochs=1).fit(batches(1))
+    assert re.fullmatch(r"LazyFigures\(\{'loss': [\d.e-]+\}\)", shown[0]), shown
+
+
+@pytest.mark.parametrize(
+    ("min_delta", "patience", "words"),
+    [
+        (0.0, 1, r"no better than [\d.e-]+ for 1 epoch$"),
+        (0.0, 2, r"no better than [\d.e-]+ for 2 epochs$"),
+        (0.5, 1, r"no better than [\d.e-]+ by more than min_delta=0.5 for 1 epoch$"),
+    ],
+)
+def test_a_run_that_gets_no_better_says_for_how_long_and_by_what(min_delta: float, patience: int, words: str) -> None:
+    still = torch.optim.SGD((model := net()).parameters(), lr=0.0)
+    stop = EarlyStopping("train/loss", patience, min_delta=min_delta)
+    run = trainer(model, opt=still, callbacks=[stop], epochs=9)
+    run.fit(batches(2))
+    assert re.search(words, run.stop_reason), run.stop_reason
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "words"),
+    [
+        (Trainer, "precision", "; here: callbacks=[AMP('bf16')]"),
+        (Trainer, "gradient_clip_val", "; here: callbacks=[GradClip(1.0)]"),
+        (Trainer, "lr", "; here: opt=torch.optim.Adam(model.parameters(), lr=...)"),
+        (Trainer, "seed", "; here: set_seed(...) before the model is made"),
+        (Trainer, "scheduler", "; here: opt=Optimizer(optimizer, scheduler)"),
+        (Trainer, "batch_size", "; here: DataLoader(..., batch_size=...)"),
+        (Trainer, "max_steps", "; here: trainer.fit(..., max_steps=...)"),
+        (Trainer, "max_epochs", "; did you mean 'epochs'?"),
+        (Trainer, "devices", "; did you mean 'device'?"),
+        (Trainer, "accelerator", "; did you mean 'device'?"),
+        (Trainer, "optimizer", "; did you mean 'opt'?"),
+        (Trainer, "loss_fn", "; did you mean 'loss'?"),
+        (Trainer, "criterion", "; did you mean 'loss'?"),
+        (Trainer, "default_root_dir", "; did you mean 'folder'?"),
+        (Trainer, "ckpt_path", "; did you mean 'resume'?"),
+        (lambda model, **more: trainer(model).fit(batches(1), **more), "callbacks", "; here: Trainer(..., callbacks="),
+        (lambda model, **more: trainer(model).fit(batches(1), **more), "max_epochs", "; did you mean 'epochs'?"),
+        (lambda model, **more: Checkpoint("val/loss", **more), "save_top_k", "; did you mean 'keep_best'?"),
+        (lambda model, **more: Checkpoint(**more), "dirpath", "logs/<running_id>/checkpoints; Trainer(folder=..., run"),
+        (lambda model, **more: Checkpoint(**more), "filename", "named by their step; trainer.save_checkpoint(path)"),
+        (lambda model, **more: EarlyStopping(**more), "restore_best_weights", "; did you mean 'restore_best'?"),
+        (
+            lambda model, **more: TensorBoard(**more),
+            "log_dir",
+            "logs/<running_id>/tensorboard; Trainer(folder=..., run",
+        ),
+        (lambda model, **more: CSVLogger(**more), "path", "to logs/<running_id>, to file='metrics.csv'; Trainer(fol"),
+    ],
+)
+def test_an_argument_of_other_libraries_is_told_what_does_it_here(
+    make: Callable[..., Any], name: str, words: str, run: Run
+) -> None:
+    message = run.refuses(ArgumentTypeError, lambda: make(run.model, **{name: 1}), f"takes no argument {name!r}; ")
+    assert words in message
+
+
+def test_what_an_unknown_argument_is_told_to_write_can_be_written() -> None:
+    kinds = [Trainer.__init__, Trainer.fit, Trainer.test, Checkpoint.__init__, EarlyStopping.__init__]
+    taken = {name for kind in kinds for name in inspect.signature(kind).parameters}
+    assert set(_CALLED_ELSEWHERE.values()) <= taken
+    for owner, table in _GOES_ELSEWHERE.items():
+        kind = operator.attrgetter(owner)(deepepochs_like)
+        own = set(inspect.signature(kind).parameters)
+        assert not own & set(table), f"{owner} takes these by itself"
+        for words in table.values():
+            for name in re.findall(r"(?<![\w.])([A-Za-z_]+)\(|(?<=trainer\.)(\w+)", words):
+                assert [
+                    a for a in name if a and (hasattr(deepepochs_like, a) or hasattr(Trainer, a) or a == "DataLoader")
+                ]
 
 
 def test_an_unknown_keyword_like_no_other_is_told_those_there_are(run: Run) -> None:
@@ -947,6 +1334,31 @@ def test_arguments_that_contradict_each_other(options: dict[str, Any], parts: li
 def test_a_device_that_is_none(device: Any, kind: type[Exception]) -> None:
     model = net()
     Run(model).refuses(kind, lambda: Trainer(model, mse, device=device, verbose=0), f"device={device!r}")
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        *(("gpu", "did you mean 'cuda'? device=None takes CUDA"), ("GPU", "did you mean 'cuda'?")),
+        *(("gpu:1", "did you mean 'cuda:1'?"), ("cuda:x", "did you mean 'cuda:0'?"), ("1", "did you mean 'cuda:1'?")),
+        *(("CUDA", "did you mean 'cuda'?"), ("cuad", "did you mean 'cuda'?"), ("Cpu", "did you mean 'cpu'?")),
+        *(("auto", "here: device=None takes CUDA where there is one, else the CPU"), ("tpu", "no such name is known")),
+        ("meta", "device='meta' holds shapes and no data"),
+    ],
+)
+def test_a_device_that_is_none_is_told_which_is_meant(device: str, words: str) -> None:
+    message = Run().refuses(ArgumentError, lambda: Trainer(net(), mse, device=device, verbose=0), words)
+    assert len(message) < 160
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is there")
+def test_a_device_that_torch_was_built_without_is_refused_in_one_sentence() -> None:
+    message = Run().refuses(ArgumentError, lambda: Trainer(net(), mse, device="mps", verbose=0), "device=None takes")
+    assert len(message) < 200
+
+
+def test_a_model_that_is_on_meta_may_stay_there() -> None:
+    assert Trainer(net().to("meta"), mse, device="meta", verbose=0).device.type == "meta"
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,68 @@ def test_an_error_in_a_step_is_noted_without_a_callback() -> None:
     assert caught.value.__notes__ == ["in stage train, epoch 1, batch 0 (counted from 0)"]
 
 
+X, LABELS, CROSS = torch.ones(8, 2), torch.arange(8) % 2, nn.CrossEntropyLoss()
+CHECKED = "trainer.check(...), with what fit was given, says why and how to mend it"
+
+
+class Wrapped(nn.Module):
+    def __init__(self, wrap: Callable[..., Any]) -> None:
+        super().__init__()
+        self.inner, self.wrap = nn.Linear(2, 2), wrap
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.wrap(self.inner(x))
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    ("model", "loss", "x", "y"),
+    [
+        pytest.param(nn.Linear(2, 2), CROSS, X.double(), LABELS, id="inputs of another type"),
+        pytest.param(nn.Linear(3, 2), CROSS, X, LABELS, id="inputs of another size"),
+        pytest.param(nn.Conv2d(1, 2, 1), CROSS, torch.ones(8, 3, 2, 2), LABELS, id="other channels"),
+        pytest.param(nn.Conv2d(1, 2, 1), CROSS, torch.ones(8, 1, 2, 2).double(), LABELS, id="images of another type"),
+        pytest.param(nn.Embedding(2, 2), CROSS, LABELS + 1, LABELS, id="an index too high"),
+        pytest.param(nn.Linear(2, 2), CROSS, X, LABELS.float(), id="labels that are floats"),
+        pytest.param(nn.Linear(2, 2), CROSS, X, LABELS.int(), id="labels of another type"),
+        pytest.param(nn.Linear(2, 2), CROSS, X, LABELS + 7, id="labels too high"),
+        pytest.param(nn.Linear(2, 2), nn.MSELoss(), X, torch.ones(8, 3), id="targets of another shape"),
+        pytest.param(nn.Linear(2, 1), nn.BCELoss(), 100 * X, LABELS[:, None].float(), id="scores and no probabilities"),
+        pytest.param(Wrapped(lambda out: {"logits": out}), CROSS, X, LABELS, id="a dict"),
+        pytest.param(Wrapped(lambda out: (out, out)), CROSS, X, LABELS, id="a tuple"),
+    ],
+)
+def test_a_refusal_of_torch_at_first_points_to_the_check_where_that_knows_more(
+    model: nn.Module, loss: Any, x: torch.Tensor, y: torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    run = Trainer(model, loss, epochs=1, device="cpu", verbose=0)
+    with pytest.raises((RuntimeError, TypeError, IndexError)) as caught:
+        run.fit([(x, y), (x, y)])
+    assert caught.value.__notes__ == [CHECKED, "in stage train, epoch 1, batch 0 (counted from 0)"]
+    errors = [finding for finding in run.check([(x, y), (x, y)]) if finding.severity == "error"]
+    assert errors
+    assert not errors[0].fix.startswith("Compare what the loader yields"), errors[0].fix
+
+
+def test_other_errors_of_a_step_do_not_point_to_the_check() -> None:
+    def own(out: Any) -> Any:
+        raise RuntimeError("my dtype is wrong")
+
+    def step(trainer: Any, batch_x: Any, batch_y: Any) -> None:
+        trainer.loss(trainer.model(*batch_x), batch_y)
+
+    good, bad = (X, LABELS), (X.double(), LABELS)
+    for model, data, how in [
+        (Wrapped(own), [good], {}),
+        (nn.Linear(2, 2), [bad], {"step": step}),
+        (nn.Linear(2, 2), [good, bad], {}),
+    ]:
+        with pytest.raises(RuntimeError) as caught:
+            Trainer(model, CROSS, epochs=1, device="cpu", verbose=0).fit(data, **how)
+        assert CHECKED not in caught.value.__notes__
+
+
 def test_an_error_in_the_loader_says_which_batch_was_asked_for() -> None:
     class Broken:
         def __iter__(self) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from deepepochs_like import Callback, EpochTask, Trainer
-from deepepochs_like.errors import StopLoopException
+from deepepochs_like.errors import ArgumentTypeError, StopLoopException
 from deepepochs_like.events import EVENTS, by_priority, check_callback, listens, method_of
 from deepepochs_like.hooks import Hooks
 from support.loop import Recorder, batches, trainer
@@ -421,6 +421,22 @@ def test_explain_tells_every_hook_in_the_order_of_events(capsys: pytest.CaptureF
     trainer(callbacks=[inner, outer]).explain()
     told = re.findall(r"^  on_(?:before_|after_)?\w+", capsys.readouterr().out, re.MULTILINE)
     assert [name.strip() for name in told] == [method_of(event) for event in EVENTS]
+
+
+def test_explain_takes_tasks_and_loaders_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    data = DataLoader(TensorDataset(torch.ones(4, 2), torch.ones(4, 1)), 2)
+    trainer().explain(data, EpochTask(data), train_dl=data)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "cut from memory" in line]
+    assert [line.partition(":")[0] for line in lines] == ["loader 1", "loader 2", "train_dl"]
+
+
+@pytest.mark.parametrize("wrap", [list, tuple])
+def test_explain_takes_loaders_one_by_one(wrap: Any) -> None:
+    data = DataLoader(TensorDataset(torch.ones(4, 2), torch.ones(4, 1)), 2)
+    with pytest.raises(ArgumentTypeError, match=rf"loader 1 is a {wrap.__name__} of loaders; pass them one by one"):
+        trainer().explain(wrap([data, EpochTask(data)]))
+    with pytest.raises(ArgumentTypeError, match="train_dl=3"):
+        trainer().explain(train_dl=3)
 
 
 # ------------------------------------------------------------------------------------------- runs inside a run

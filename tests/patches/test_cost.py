@@ -103,13 +103,17 @@ def total(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return preds
 
 
+def per_class(preds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return preds.mean(0)
+
+
 FLAT: dict[str, Callable[[], Callable[[], None]]] = {
     "ValuePatch": lambda: adding(ValuePatch(1).load(0.0)),
     "MeanPatch": lambda: absorbing(MeanPatch(total)),
     "ConfusionPatch": lambda: absorbing(ConfusionPatch(metrics.accuracy)),
     "ConfusionMetrics": lambda: absorbing(ConfusionMetrics()),
     "RunningLoss": lambda: losing(RunningLoss()),
-    "Slot": lambda: taking(Slot(total, "mean")),
+    "Slot": lambda: taking(Slot(per_class, "mean")),
 }
 
 

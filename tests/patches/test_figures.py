@@ -5,17 +5,27 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from deepepochs_like import metrics
-from deepepochs_like.errors import EngineWarning, MetricError, NonFiniteLossError, PatchError, StateError, StepError
+from deepepochs_like import Callback, Trainer, metrics
+from deepepochs_like.errors import (
+    EngineWarning,
+    LossError,
+    MetricError,
+    NonFiniteLossError,
+    PatchError,
+    StateError,
+    StepError,
+)
 from deepepochs_like.figures import Figures
 from deepepochs_like.patches import (
     ConfusionMetrics,
@@ -225,6 +235,65 @@ def test_a_loss_that_is_not_finite_is_an_error_when_it_is_read() -> None:
         assert (caught.value.step, caught.value.value) == (1, math.inf)
 
 
+class HalvesIt(Trainer):
+    def step(self, batch_x: Any, batch_y: Any) -> None:
+        loss = self.loss(self.model(batch_x), batch_y)
+        loss /= 2
+
+
+class AveragesIt(Trainer):
+    average: Any = None
+
+    def step(self, batch_x: Any, batch_y: Any) -> None:
+        loss = self.loss(self.model(batch_x), batch_y)
+        self.average = loss.detach() if self.average is None else self.average.mul_(0.9).add_(loss.detach(), alpha=0.1)
+
+
+class SumsIt(Callback):
+    total: Any = None
+
+    def on_after_train_batch(self, trainer: Any, metrics: Any, batch_idx: int) -> None:
+        if self.total is None:
+            self.total = metrics["loss"]
+        else:
+            self.total += metrics["loss"]
+
+    on_after_test_batch = on_after_train_batch
+
+
+def batches_of(count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.full((2, 3), float(number)), torch.ones(2, 1)) for number in range(count)]
+
+
+@pytest.mark.parametrize("stage", ["train", "test"])
+@pytest.mark.parametrize(("kind", "callbacks"), [(HalvesIt, []), (AveragesIt, []), (Trainer, [SumsIt])])
+def test_a_loss_that_is_changed_in_place_is_refused_with_the_fix(kind: Any, callbacks: Any, stage: str) -> None:
+    net = torch.nn.Linear(3, 1)
+    trainer = kind(net, mse_loss, epochs=1, verbose=0, callbacks=[callback() for callback in callbacks])
+    run = trainer.fit if stage == "train" else trainer.test
+    with pytest.raises(PatchError, match=r"loss: the one of batch 0 .* changed in place .*loss\.clone\(\)"):
+        run(batches_of())
+
+
+def test_losses_that_are_places_of_one_tensor_are_not_taken_for_changed() -> None:
+    figures, all_of_them = Figures([]), torch.zeros(3)
+    for number in range(3):
+        all_of_them[number] = number
+        loss = all_of_them[number]
+        figures.losses.add(loss.detach(), 1, loss._version)
+    assert figures.read() == {"loss": 1.0}
+
+
+def test_a_loss_that_is_no_tensor_after_the_first_batch_is_named() -> None:
+    def sometimes(out: Tensor, y: Tensor) -> Any:
+        return mse_loss(out, y) if out.sum() != 0 else 0.0
+
+    batches = [(torch.ones(2, 3), torch.ones(2, 1)), (torch.zeros(2, 3), torch.ones(2, 1))]
+    trainer = Trainer(torch.nn.Linear(3, 1, bias=False), sometimes, epochs=1, verbose=0)
+    with pytest.raises(LossError, match=r"loss=sometimes returned 0\.0 .*a 0-dimensional tensor is needed"):
+        trainer.fit(batches)
+
+
 def test_nothing_is_read_back_before_the_read_out() -> None:
     """On the meta device there is nothing to read, and trying to is an error."""
     figures = Figures(
@@ -290,6 +359,128 @@ def test_a_metric_that_changes_what_it_is_given_changes_no_other(order: list[Any
         figures = Figures([Slot(metric) for metric in order])
         of_batches(figures, 3)
     assert figures.read()["largest"] == 3.0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_metric_that_works_in_place_leaves_the_batch_as_it_was(count: int, probe: bool) -> None:
+    figures = Figures([Slot(spoil, probe=probe), Slot(largest, probe=probe)])
+    preds, targets = torch.arange(6.0).view(2, 3), torch.tensor([0, 1])
+    for _ in range(count):
+        run_batch(figures, outputs=(preds, targets), weight=2)
+        batch_figures(figures)
+    assert figures.read()["largest"] == 6.0
+    assert preds.sum() == 15.0
+    assert targets.tolist() == [0, 1]
+
+
+def test_a_torchmetric_that_works_in_place_is_tried_on_a_copy() -> None:
+    class Spoils(MulticlassAccuracy):
+        def update(self, preds: Tensor, target: Tensor) -> None:
+            preds.neg_()
+            super().update(preds, target)
+
+    figures, preds = Figures([Slot(Spoils(2, average="micro"), probe=True)]), torch.eye(2)
+    run_batch(figures, outputs=(preds, torch.tensor([1, 0])), weight=2)
+    assert figures.read() == {"Spoils": 1.0}
+
+
+class Refilled:
+    """A loader that fills one pair of buffers again for every batch."""
+
+    def __init__(self, rows: int = 2, room: int = 2) -> None:
+        self.rows, self.room = rows, room
+
+    def __iter__(self) -> Any:
+        x, y = torch.empty(self.room, 3), torch.empty(self.room, dtype=torch.int64)
+        for number in range(3):
+            x.fill_(number), y.fill_(number)
+            yield x[: self.rows], y[: self.rows]
+
+
+class RefillsItsOutput(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.out = torch.nn.Linear(3, 3), torch.empty(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.net.bias, x, self.net.weight.t(), out=self.out)
+
+
+@pytest.mark.parametrize("room", [2, 5])
+def test_a_loader_that_fills_its_batches_again_is_refused_with_the_fix(room: int) -> None:
+    trainer = Trainer(torch.nn.Linear(3, 3), cross_entropy, metrics=[largest], verbose=0)
+    with pytest.raises(PatchError, match=r"'largest': the targets of batch 0 .*\.clone\(\).*metric_patch='mean'"):
+        trainer.test(Refilled(room=room))
+    trainer = Trainer(torch.nn.Linear(3, 3), cross_entropy, metrics=[right], metric_patch="mean", verbose=0)
+    trainer.test(Refilled(room=room))
+
+
+def test_a_model_that_fills_its_output_again_is_refused_with_the_fix() -> None:
+    batches = [(torch.full((2, 3), float(number)), torch.tensor([0, 1])) for number in range(3)]
+    trainer = Trainer(RefillsItsOutput(), cross_entropy, metrics=[largest], verbose=0)
+    with pytest.raises(PatchError, match="'largest': the predictions of batch 0"):
+        trainer.test(batches)
+
+
+def test_a_dict_of_outputs_that_was_changed_is_refused() -> None:
+    figures = Figures([Slot(lambda p, t: p["a"].sum())])
+    outputs = {"a": torch.ones(2)}
+    run_batch(figures, outputs=(outputs, None))
+    outputs["a"].zero_()
+    with pytest.raises(PatchError, match="the predictions of batch 0"):
+        figures.read()
+
+
+def test_batches_cut_from_one_tensor_may_be_changed_before_they_are_taken_in() -> None:
+    class Relabels(Callback):
+        def on_before_test_batch(self, trainer: Any, batch_x: Any, batch_y: Any, batch_idx: int) -> None:
+            batch_y[batch_y == 2] = -100
+
+    x, y = torch.ones(6, 3), torch.tensor([0, 2, 1, 2, 0, 2])
+    batches = list(zip(x.split(2), y.split(2), strict=True))
+    trainer = Trainer(torch.nn.Linear(3, 3), cross_entropy, metrics=[left], callbacks=[Relabels()], verbose=0)
+    assert trainer.test(batches)["left"] == 0.5
+
+
+def left(preds: Tensor, targets: Tensor) -> Tensor:
+    return (targets != -100).double().mean()
+
+
+def right(preds: Tensor, targets: Tensor) -> Tensor:
+    return (preds.argmax(1) == targets).double().mean()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_test_in_inference_mode_gives_the_same_figures(count: int) -> None:
+    wanted = [largest, spoil, right, metrics.f1]
+    trainer = Trainer(torch.nn.Linear(3, 3), cross_entropy, metrics=wanted, verbose=0)
+    batches = [(torch.randn(2, 3), torch.tensor([0, 1])) for _ in range(count)]
+    expected = trainer.test(batches)
+    with torch.inference_mode():
+        assert trainer.test(batches) == expected
+
+
+def test_batches_of_different_lengths_are_counted_by_the_librarys_own_metrics() -> None:
+    wanted: list[Any] = [metrics.accuracy, metrics.confusion_matrix, partial(metrics.f1, average="macro")]
+    apart, flat = Figures([Slot(metric) for metric in wanted]), Figures([Slot(metric) for metric in wanted])
+    for length in (5, 7, 6):
+        preds, targets = torch.randn(2, 3, length), torch.randint(0, 3, (2, length))
+        run_batch(apart, outputs=(preds, targets), weight=2)
+        run_batch(flat, outputs=(preds.transpose(1, 2).reshape(-1, 3), targets.flatten()), weight=2)
+    found, expected = apart.read(), flat.read()
+    assert found["confusion_matrix"].tolist() == expected["confusion_matrix"].tolist()
+    assert {name: found[name] for name in ("accuracy", "f1")} == {n: expected[n] for n in ("accuracy", "f1")}
+
+
+def test_a_metric_that_takes_no_lists_is_named_where_batches_differ_in_length() -> None:
+    figures = Figures([Slot(largest)])
+    for length in (5, 7):
+        run_batch(figures, outputs=(torch.ones(2, length), torch.ones(2, length)), weight=2)
+    with pytest.raises(
+        MetricError, match=r"'largest' failed \(AttributeError.*on lists of batches.*metric_patch='mean'"
+    ):
+        figures.read()
 
 
 def test_figures_read_in_mid_epoch_go_on() -> None:

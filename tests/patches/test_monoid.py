@@ -368,8 +368,8 @@ def test_a_patch_of_odd_containers_is_restored_with_their_types() -> None:
 @pytest.mark.parametrize(
     ("value", "where"),
     [
-        (np.zeros(2), r"Holder\.held is a ndarray"),
-        ([1, object()], r"Holder\.held\[1\] is a object"),
+        (np.zeros(2), r"Holder\.held is an ndarray"),
+        ([1, object()], r"Holder\.held\[1\] is an object"),
         ({"a": {"b": slice(1)}}, r"Holder\.held\['a'\]\['b'\] is a slice"),
     ],
 )

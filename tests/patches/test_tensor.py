@@ -182,9 +182,9 @@ def test_the_state_of_many_batches_is_a_few_tensors() -> None:
 
 def test_outputs_that_cannot_be_saved_are_refused_by_name() -> None:
     patch = TensorPatch(Seen(), name="auc").load({"a": object()}, None)
-    with pytest.raises(PatchError, match=r"TensorPatch 'auc': preds\['a'\] is a object"):
+    with pytest.raises(PatchError, match=r"TensorPatch 'auc': preds\['a'\] is an object"):
         patch.state_dict()
-    with pytest.raises(PatchError, match="targets is a ndarray"):
+    with pytest.raises(PatchError, match="targets is an ndarray"):
         TensorPatch(Seen()).load(torch.ones(1), np.ones(1)).state_dict()
 
 

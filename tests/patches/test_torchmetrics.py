@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor
-from torchmetrics import MaxMetric, MeanMetric, Metric, MetricCollection
+from torchmetrics import MaxMetric, MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import (
     BinaryAUROC,
     MulticlassAccuracy,
@@ -19,7 +19,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef
-from torchmetrics.wrappers import ClasswiseWrapper
+from torchmetrics.wrappers import ClasswiseWrapper, Running
 
 from deepepochs_like.errors import MetricError, PatchError
 from deepepochs_like.patches import Outputs, TorchMetricPatch
@@ -248,7 +248,27 @@ def test_different_metrics_do_not_merge() -> None:
         accuracy.load_state_dict(squares.state_dict())
 
 
+@pytest.mark.parametrize("half", range(7))
+def test_a_running_metric_gives_its_window_also_after_a_resume(half: int) -> None:
+    def make() -> Any:
+        return Running(MulticlassAccuracy(4, average="micro"), window=2)
+
+    batches = cut(samples(1, COUNT), EVEN)
+    first, second = Slot(make()), Slot(make())
+    for batch in batches[:half]:
+        feed(first, Outputs(*batch))
+    second.load_state_dict(first.state_dict())
+    for batch in batches[half:]:
+        feed(second, Outputs(*batch))
+    assert same(second.patch(), torchmetrics_own(make, batches))
+    parts = [TorchMetricPatch(make()).load(*batch) for batch in batches[:2]]
+    with pytest.raises(PatchError, match="Running takes the last updates"):
+        parts[0] + parts[1]
+
+
 def test_a_patch_that_has_seen_nothing_says_so() -> None:
+    with pytest.raises(PatchError, match="TorchMetricPatch Running holds nothing yet"):
+        TorchMetricPatch(Running(SumMetric()))()
     for name in METRICS:
         with pytest.raises(PatchError, match="holds nothing yet"):
             TorchMetricPatch(METRICS[name]())()

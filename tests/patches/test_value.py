@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepepochs_like.errors import MetricError, PatchError
-from deepepochs_like.patches import MeanPatch, Outputs, RunningLoss, ValuePatch
+from deepepochs_like.patches import MeanPatch, Outputs, RunningLoss, TensorPatch, ValuePatch
 
 floats = st.floats(-1e6, 1e6)
 weighted = st.lists(st.tuples(floats, st.integers(1, 1000)), min_size=1, max_size=200)
@@ -62,6 +62,21 @@ def test_weights_of_narrow_types_do_not_overflow(dtype: torch.dtype) -> None:
     assert (heavy + heavy)().item() == 2.0
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.uint8, np.int32, np.array])
+def test_weights_of_numpy_are_added_up_exactly(kind: Any) -> None:
+    numbers = [100.0 + n % 101 for n in range(3000)] if kind is not np.float32 else [20000.3 + n for n in range(3000)]
+    patch, losses, expected, total = ValuePatch(1), RunningLoss(), 0.0, 0.0
+    for n, weight in enumerate(map(kind, numbers)):
+        patch.take_value(torch.tensor(n % 7.0), weight)
+        losses.add(torch.tensor(n % 7.0), weight)
+        expected, total = expected + n % 7.0 * float(weight), total + float(weight)
+    assert float(patch()) == pytest.approx(expected / total, rel=1e-13)  # type: ignore[arg-type]
+    mean = losses.mean()
+    assert mean is not None
+    assert float(mean) == pytest.approx(expected / total, rel=1e-13)
+    assert float(losses.state_dict()["weight"]) == pytest.approx(total, rel=1e-13)
+
+
 def test_keys_of_dicts_may_differ_between_batches() -> None:
     total = ValuePatch(1).load({"a": 1.0}) + ValuePatch(3).load({"a": 5.0, "b": 2.0}) + ValuePatch(2).load({"b": 7.0})
     assert {key: float(value) for key, value in total().items()} == {"a": 4.0, "b": 4.0}
@@ -104,13 +119,24 @@ def test_a_weight_that_is_no_number_is_named(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [None, "x", [1.0], (1.0,), np.array(["a"])])
 def test_a_value_that_is_no_number_is_named(wrong: Any) -> None:
-    with pytest.raises(MetricError, match=r"metric 'v' returned .* \(a \w+\)"):
+    with pytest.raises(MetricError, match=r"metric 'v' returned .* \(an? \w+\)"):
         ValuePatch(1, "v").load(wrong)
     with pytest.raises(MetricError, match=r"metric 'worst' returned .* under 'k'"):
         MeanPatch(worst := lambda p, t: {"k": wrong}, 1, name="worst").load(torch.ones(1), None)
     with pytest.raises(MetricError, match="metric '<lambda>' returned"):
         MeanPatch(lambda p, t: wrong, 1).absorb(Outputs(torch.ones(1), None))
     assert callable(worst)
+
+
+@pytest.mark.parametrize("make", [lambda v: v, lambda v: {"a": v}])
+@pytest.mark.parametrize("value", [torch.tensor(1 + 2j), 1 + 2j, np.complex64(1 + 2j)])
+@pytest.mark.parametrize("kind", [MeanPatch, TensorPatch])
+def test_a_complex_figure_is_refused_by_name(kind: Any, value: Any, make: Any) -> None:
+    def spectrum(preds: Any, targets: Any) -> Any:
+        return make(value)
+
+    with pytest.raises(MetricError, match=r"metric 'spectrum' returned .*a figure is a real number; return \.abs\(\)"):
+        kind(spectrum).load(torch.ones(2), torch.ones(2))()
 
 
 def test_a_mean_without_batch_size_weighs_by_samples() -> None:

@@ -220,11 +220,11 @@ def deep() -> list[Any]:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"a": [1, object()]}, r"step-0+1\.ckpt\['a'\]\[1\] is a object"),
+        ({"a": [1, object()]}, r"step-0+1\.ckpt\['a'\]\[1\] is an object"),
         ({"a": {b"key": 1}}, r"\['a'\] has a key b'key'"),
         ({"a": 2**3000}, r"\['a'\] is an int of 3001 bits"),
         ({"a": np.datetime64("2020-01-01")}, r"\['a'\] is a date"),
-        ({"a": np.array(["x"])}, r"\['a'\] is a ndarray"),
+        ({"a": np.array(["x"])}, r"\['a'\] is an ndarray"),
         ({"a": lambda: None}, r"\['a'\] is a function"),
         ({"a": deep()}, "nested too deeply"),
     ],
