@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from logging import DEBUG
 from typing import Any
 
 import torch
-from torch.autograd.graph import _engine_run_backward
+from torch.autograd import Variable, graph
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import (
     _global_optimizer_post_hooks,
@@ -41,8 +42,10 @@ def backward(loss: Any) -> None:
     ):
         loss.backward()
         return
-    ones = torch.ones_like(loss)
-    _engine_run_backward((loss,), (ones,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    # Around the engine torch logs, and hands this thread's context to those of other devices: 1 to 2 % of a small step.
+    silent = loss.is_cpu and not graph.log.isEnabledFor(DEBUG)
+    run = Variable._execution_engine.run_backward if silent else graph._engine_run_backward
+    run((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def step(optimizer: Any) -> None:
@@ -61,11 +64,11 @@ def step(optimizer: Any) -> None:
         optimizer.step()
         return
     gradients = torch.is_grad_enabled()
-    torch.set_grad_enabled(False)
+    torch._C._set_grad_enabled(False)
     try:
         bare(optimizer)
     finally:
-        torch.set_grad_enabled(gradients)
+        torch._C._set_grad_enabled(gradients)
     for hook in optimizer._optimizer_step_post_hooks.values():
         hook(optimizer, (), {})
 
@@ -90,8 +93,7 @@ def bare_step(step: Any) -> Callable[[Any], Any] | None:
     if getattr(step, "__code__", None) is not _ANNOUNCES:
         return None
     inner = step.__wrapped__
-    if inner.__code__ in _SETS_GRAD:
-        inner = inner.__wrapped__
+    inner = inner.__wrapped__ if inner.__code__ in _SETS_GRAD else inner
     return inner if inner.__globals__["__name__"].startswith("torch.optim.") else None
 
 

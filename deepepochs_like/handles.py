@@ -77,8 +77,7 @@ class LossHandle:
         Raises:
             LossError: the loss is not a scalar tensor, or carries no gradient. No weight was changed.
         """
-        trainer = self.trainer
-        task = trainer.current_task
+        trainer, task = self.trainer, self.trainer.current_task
         training = task.stage == "train"
         loss: Any = None
         if training or task.do_loss:
@@ -99,7 +98,7 @@ class LossHandle:
         if do_metric:
             if loss is not None:
                 # With the number of times it was changed in place, which nobody counts in inference mode.
-                figures.loss = loss.detach(), weight, (loss.requires_grad or not loss.is_inference()) and loss._version
+                figures.loss = loss.detach(), weight, None if loss.is_inference() else loss._version
             if task.stage_hooks.metrics:
                 trainer.fire_metrics(loss, model_out, batch_y)
         return loss

@@ -215,6 +215,13 @@ def test_gradients_are_those_of_a_plain_backward(dtype: torch.dtype) -> None:
     assert all(a is not None and b is not None and torch.equal(a, b) for a, b in zip(mine, plain, strict=True))
 
 
+def test_a_backward_pass_is_logged_where_torch_is_asked_to(caplog: pytest.LogCaptureFixture) -> None:
+    loss = F.cross_entropy(mlp()(torch.ones(4, 64)), torch.zeros(4, dtype=torch.int64))
+    with caplog.at_level("DEBUG", "torch.autograd.graph"):
+        bare.backward(loss)
+    assert any("AddmmBackward" in record.getMessage() for record in caplog.records)
+
+
 @pytest.mark.parametrize(
     "loss",
     [

@@ -17,8 +17,8 @@ from ..errors import PatchError
 from ..tensors import map_tensors
 from ..types import Weight, wide
 
-#: A loss, its weight, and how often it had been changed in place; False where that is not counted.
-KeptLoss = tuple[torch.Tensor, Weight, "int | bool"]
+#: A loss, its weight, and how often it had been changed in place; None where that is not counted.
+KeptLoss = tuple[torch.Tensor, Weight, "int | None"]
 
 
 def version_of(value: Any) -> int | None:
@@ -74,14 +74,19 @@ def stacked(kept: Sequence[KeptLoss], count: int) -> tuple[torch.Tensor, Sequenc
         PatchError: one was changed in place since it was taken in; the message says which.
     """
     losses, weights, versions = zip(*kept, strict=True)
-    for number, (loss, version) in enumerate(zip(losses, versions, strict=True), count - len(kept)):
-        if version is not False and loss._version != version and not _has_siblings(loss, losses):
+    if None in versions or tuple([loss._version for loss in losses]) != versions:
+        _check_losses(losses, versions, count - len(kept))
+    return torch.stack(losses), weights if _PLAIN.issuperset(map(type, weights)) else list(map(exact_weight, weights))
+
+
+def _check_losses(losses: Sequence[torch.Tensor], versions: Sequence[int | None], first: int) -> None:
+    for number, (loss, version) in enumerate(zip(losses, versions, strict=True), first):
+        if version is not None and loss._version != version and not _has_siblings(loss, losses):
             raise PatchError(
                 f"loss: the one of batch {number} (counted from 0) was changed in place after it was taken in, by a "
                 "step (loss /= 2) or a hook (total += metrics['loss'], where total is itself a loss that was kept), so "
                 "the epoch's figure would be wrong; change a copy, loss.clone(), or write total = total + loss"
             )
-    return torch.stack(losses), weights if _PLAIN.issuperset(map(type, weights)) else list(map(exact_weight, weights))
 
 
 def _has_siblings(loss: torch.Tensor, losses: Sequence[torch.Tensor]) -> bool:
@@ -103,6 +108,10 @@ def check_untouched(name: str, batches: Sequence[Any]) -> None:
     Raises:
         PatchError: one was changed in place; the message says which, and what to do.
     """
+    noted = [batch for batch in batches if len(batch) > 2 and batch[2]]
+    # Bare tensors, nearly always: to look at each by itself takes longer than putting them together.
+    if all(type(p) is torch.Tensor is type(t) and None not in v and (p._version, t._version) == v for p, t, v in noted):
+        return
     for place, part in enumerate(("predictions", "targets")):
         moved = [n for n, batch in enumerate(batches) if len(batch) > 2 and batch[2] and _has_moved(batch, place)]
         whole = [n for n in moved if all(map(is_whole, tensors_in(batches[n][place])))]

@@ -35,7 +35,7 @@ class RunningLoss:
         self._window: Any = None
         self._seen: Any = 0
 
-    def add(self, loss: torch.Tensor, weight: Weight, version: int | bool = False) -> None:
+    def add(self, loss: torch.Tensor, weight: Weight, version: int | None = None) -> None:
         """Take in a batch's detached mean loss, with its version as it was; see `stacked`."""
         self._kept.append((loss, weight, version))
         self.count += 1

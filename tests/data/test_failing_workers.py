@@ -97,6 +97,7 @@ def test_a_failing_worker_is_told_and_nothing_is_left(how: str, persistent: bool
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["raise", "exit 0", "sys.exit"])
 def test_so_is_one_of_an_iterable_dataset(how: str) -> None:
