@@ -149,10 +149,13 @@ def main(given: Sequence[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
     steady()
     parts: list[str] = []
+    command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if given is None else given)])
 
     def report_on(part: str) -> None:
         parts.append(part)
         print(part, end="\n\n", flush=True)
+        if options.write:  # what there is so far: all of it takes an hour
+            RESULTS.write_text(report.whole(command, parts), encoding="utf-8")
 
     print(report.machine(), end="\n\n", flush=True)
     if options.quick:
@@ -168,8 +171,6 @@ def main(given: Sequence[str] | None = None) -> int:
         report_on(report.growth_report(growth()))
         report_on(footprints())
     if options.write:
-        command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if given is None else given)])
-        RESULTS.write_text(report.whole(command, parts), encoding="utf-8")
         say(f"written: {RESULTS.name}")
     return 0
 
