@@ -43,7 +43,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contenders", default="", help="beginnings of their names; by default all there are")
     parser.add_argument("--quick", action="store_true", help="little of everything, no peers, no fresh processes")
     parser.add_argument("--no-fresh", action="store_true", help="leave out what takes fresh processes: memory, imports")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help=f"write what was measured into {RESULTS.name}")
     options = parser.parse_args(given)
     options.workloads = [name for name in options.workloads.split(",") if name]
     options.contenders = [name for name in options.contenders.split(",") if name]
@@ -148,14 +148,13 @@ def main(given: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
     steady()
-    parts: list[str] = []
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if given is None else given)])
 
     def report_on(part: str) -> None:
-        parts.append(part)
         print(part, end="\n\n", flush=True)
         if options.write:  # what there is so far: all of it takes an hour
-            RESULTS.write_text(report.whole(command, parts), encoding="utf-8")
+            before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+            RESULTS.write_text(report.written(command, [part], before), encoding="utf-8")
 
     print(report.machine(), end="\n\n", flush=True)
     if options.quick:

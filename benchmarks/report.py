@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +18,14 @@ from .footprint import Footprint
 from .measure import Record
 from .statistics import Spread, ratios, spread
 from .steady import cores
-from .workloads import Workload
+from .workloads import WORKLOADS, Workload
 
 NONE = "–"
+#: How the names of the report's sections follow each other.
+ORDER = [
+    *WORKLOADS,
+    *("The display", "Checkpoints", "Fixed costs", "Peak memory of an epoch", "Installing and importing"),
+]
 HEAD = ("contender", "÷ by", "CPU µs/step", "CPU", "quartiles", "wall", "CPU ÷ naive", "CPU ÷ best", "1 batch, ms",
         "calls: loss", "calls: as run", "peak MB", "weights")  # fmt: skip
 
@@ -55,7 +62,9 @@ loop that adds up its loss and does nothing else: once with the loss alone, and 
 Without a display they are the same every time: where times lie as close together as they do on w4, calls say who does
 more. Peak MB is that of a fresh process. Weights: "equal" is to the bit, to those of the best loop ("default": to those
 of `naive`, which has the unfused optimizer, too); else the largest difference. All report the same figures, to 1e-6, or
-to as much as their weights may differ, 1e-2 at most. Whoever differs is named below the table, and not ranked.\
+to as much as their weights may differ, 1e-2 at most. Whoever differs is named below the table, and not ranked.
+
+Below each table is the command that measured it, with the day, the commit and the machine.\
 """
 
 
@@ -183,8 +192,35 @@ def machine() -> str:
     return f"{model}, {len(cores())} cores, one thread; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def whole(command: str, parts: Sequence[str]) -> str:
-    """The report as it is written down."""
+def written(command: str, parts: Sequence[str], before: str) -> str:
+    """The report as it is written down: sections that were measured anew in the place of those of the same name.
+
+    Args:
+        command: what measured the parts; it stands below each, with the day and the commit.
+        parts: sections, or several in one.
+        before: the report as it was; what it has of other sections stays.
+    """
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    facts = f"{today}; {machine()}: `{command}`"
-    return "\n\n".join(["# What a training loop costs", facts, EXPLANATION, *parts]) + "\n"
+    source = f"`{command}`, {today}, {commit()}; {machine()}"
+    found = {_name(part): part for part in _sections(before)}
+    found |= {_name(part): f"{part}\n\n{source}" for given in parts for part in _sections(given)}
+    ordered = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    return "\n\n".join(["# What a training loop costs", EXPLANATION, *map(found.__getitem__, ordered)]) + "\n"
+
+
+def _sections(text: str) -> list[str]:
+    return [f"## {part.strip()}" for part in f"\n{text}".split("\n## ")[1:]]
+
+
+def _name(section: str) -> str:
+    return section.partition("\n")[0][3:].partition(":")[0].partition(",")[0]
+
+
+def commit() -> str:
+    """The commit that is measured, and whether files of it were changed."""
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    name = git(["git", "rev-parse", "--short", "HEAD"])
+    if name.returncode:
+        return "of no known commit"
+    changed = git(["git", "status", "--porcelain", "--untracked-files=no", "--", "..", ":!RESULTS.md"]).stdout.strip()
+    return f"of commit {name.stdout.strip()}{' with changes' if changed else ''}"

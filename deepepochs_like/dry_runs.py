@@ -13,7 +13,7 @@ from .callbacks.base import Callback
 from .callbacks.default import DefaultCallback
 from .callbacks.fine_tune import FineTune
 from .checks import check_count
-from .errors import ArgumentError, EngineError, LoaderError
+from .errors import ArgumentError, EngineError, LoaderError, StepError
 from .idle import FIX, SAID, fingerprints, moved
 from .probe import (
     First,
@@ -33,6 +33,8 @@ from .utils.textchart import line_chart
 
 #: What of its first value a loss has to fall to for a batch to be learned, and what it has to fall by to count at all.
 LEARNED, LITTLE = 0.1, 0.1
+#: After how many batches without an update nothing is going to be learned, as the steps are what is counted.
+ENDLESS = 500
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,10 @@ class Losses(Callback):
         self.losses: list[float] = []
         self.stopped = ""
         self._backward: Any = None
+        self._start = 0
+
+    def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        self._start = trainer.progress.step
 
     def on_before_backward(self, trainer: Any, loss: Any) -> None:
         self._backward = loss
@@ -257,6 +263,8 @@ class Losses(Callback):
         else:
             self.stopped = f"in step {len(self.losses) + 1} the loss was {number}"
             trainer.stop(self.stopped)
+        if trainer.progress.step == self._start and len(self.losses) >= ENDLESS:
+            raise StepError(f"no weight was updated in {ENDLESS} batches, so that this would never end; {FIX}")
 
 
 def overfit_batch(

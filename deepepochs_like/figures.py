@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from .errors import NonFiniteLossError, StateError, StepError
+from .errors import NonFiniteLossError, PatchError, StateError, StepError
 from .patches import Outputs, PatchBase, RunningLoss, ValuePatch
 from .patches.base import check_value, own_copy, same_kind, shown
-from .patches.intact import version_of
+from .patches.intact import refuse, version_of
 from .patches.slot import Slot
 from .readout import read_out
-from .shapes import warn_broadcast
 from .types import StateDict, Weight
 from .utils.warn import warn
 
@@ -57,21 +56,21 @@ class Figures:
 
     def take_outputs(self, preds: Any, targets: Any, weight: Weight) -> None:
         """Show a batch to the metrics, so that an error in one comes before the weights are updated."""
-        if not self.batches:
-            for slot in self.slots:
-                warn_broadcast(preds, targets, slot.said, slot.metric)
-        self.outputs, self.fed = Outputs(preds, targets, weight), self._leaders
+        self.outputs = outputs = Outputs(preds, targets, weight)
+        self.fed = self._leaders
         if self._noting:
+            # Of what was taken in: that may be a copy.
             if type(preds) is torch.Tensor is type(targets):
                 try:
-                    self.outputs.versions = preds._version, targets._version
+                    outputs.versions = outputs.preds._version, outputs.targets._version
                 except RuntimeError:  # in inference mode; to be told so is no little thing in every batch
                     self._noting = False
             else:
-                self.outputs.versions = version_of(preds), version_of(targets)
+                outputs.versions = version_of(outputs.preds), version_of(outputs.targets)
         if self._preparing:
+            prepare = Slot.prepare if self.batches else Slot.prepare_first
             for slot in self._preparing:
-                slot.prepare(self.outputs)
+                prepare(slot, self.outputs)
             self._preparing = [slot for slot in self._preparing if slot.prepares]
 
     def take_patches(self, patches: Any, step: Any) -> None:
@@ -127,7 +126,10 @@ class Figures:
 
         Raises:
             NonFiniteLossError: the loss was not finite somewhere, and that is to be an error.
+            PatchError: what a figure is made of was changed in place.
         """
+        for saved in self._saved.values():
+            refuse(saved.get("spoilt"))
         if lost := [name for name, saved in self._saved.items() if not saved["value"]]:
             warn(
                 f"the steps returned no {', '.join(lost)} since the run was resumed, so what was counted of it before "
@@ -185,10 +187,14 @@ class Figures:
         patches = dict(self._saved)
         for name, patch in self.patches.items():
             value: dict[str, Any] = {}
+            spoilt = None
             if ended:
-                add_named(value, name, check_value(patch(), name))
+                try:
+                    add_named(value, name, check_value(patch(), name))
+                except PatchError as error:  # which is for the one who reads the figure, not for the one who saves
+                    spoilt = str(error)
                 value = {key: number.tolist() for key, number in read_out(value)[0].items()}
-            patches[name] = {"state": patch.state_dict(), "value": value}
+            patches[name] = {"state": patch.state_dict(), "value": value, "spoilt": spoilt}
         slots = [slot.state_dict() if slot in self._leaders else {"follows": True} for slot in self.slots]
         return {"batches": self.batches, "loss": self.losses.state_dict(), "slots": slots, "patches": patches}
 

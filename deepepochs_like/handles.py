@@ -85,7 +85,7 @@ class LossHandle:
                 loss = self.function(model_out, batch_y)
             else:
                 loss = model_out.get("loss") if isinstance(model_out, dict) else model_out
-            if task.first_batch or type(loss) is not Tensor or loss.ndim:
+            if task.first_batch or (type(loss) is not Tensor and not isinstance(loss, Tensor)) or loss.ndim:
                 check_loss(loss, model_out, batch_y, training, trainer)
         figures, weight = task.figures, task.batch_weight if weight is None else weight
         # Metrics come before the update, so that an error in one leaves the weights as they were.

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from .display.words import direction
 from .errors import ArgumentError, ArgumentTypeError, UnknownFigureError, did_you_mean, meant_figure, nearest
-from .foreseen import asked_for, foreseen
+from .foreseen import foreseen, is_mistaken
 
 #: Figures that most runs have, for suggestions.
 _COMMON = ("loss", "accuracy", "error", "precision", "recall", "f1", "auroc", "perplexity")
@@ -49,22 +49,18 @@ class Monitor:
         self.mode: str = mode or told or "min"
 
     def begin(self, trainer: Any) -> None:
-        """Refuse a figure of which it is known before a run that it will not be there.
+        """Refuse a figure of which it is sure before a run that it will not be there; others have the first epoch.
 
         Raises:
             ArgumentError: it is one of validation, and there is nothing to validate on.
             UnknownFigureError: no epoch will have it.
         """
-        if isinstance(self.what, str) and self.what.startswith("val/") and not trainer.stage_tasks.get("val"):
+        if not isinstance(self.what, str):
+            return
+        if self.what.startswith("val/") and not trainer.stage_tasks.get("val"):
             raise ArgumentError(f"monitor={self.name!r}, but this fit has nothing to validate on: pass val_dl")
-        if isinstance(self.what, str):
-            stage, _, figure = self.name.partition("/")
-            if any(figure in names for names in asked_for(trainer, stage)):
-                return  # what follows looks at all code there is, which takes milliseconds
-            known = {s: foreseen(trainer, s) for s in ("train", "val")}
-            if (own := known[stage]) is None or figure in own[0] or figure.startswith(tuple(own[1])):
-                return
-            self._refuse([f"{s}/{name}" for s, names in known.items() if names is not None for name in names[0]])
+        if is_mistaken(trainer, self.name):
+            self._refuse([f"{stage}/{name}" for stage in ("train", "val") for name in foreseen(trainer, stage)])
 
     def _refuse(self, figures: Collection[str]) -> NoReturn:
         raise UnknownFigureError(
@@ -85,12 +81,11 @@ class Monitor:
         try:
             value = self.what(dict(there))
         except KeyError as error:
-            _refuse_tensor(trainer, str(error.args[0]), f"monitor={self.name}")
+            _refuse_tensor(trainer, str(error.args[0]) if error.args else "", f"monitor={self.name}")
             if not trainer.val_metrics and trainer.stage_tasks.get("val"):
                 return {}  # not an epoch with validation
-            raise UnknownFigureError(
-                f"monitor={self.name}: there is no figure {error}; there are {', '.join(there)}"
-            ) from error
+            asked = f"there is no figure {error}" if error.args else "the function raised a KeyError"
+            raise UnknownFigureError(f"monitor={self.name}: {asked}; there are {', '.join(there)}") from error
         try:
             return {self.name: float(value)}
         except (TypeError, ValueError, RuntimeError) as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .errors import ArgumentError, ArgumentTypeError, StateError, a_kind, did_you_mean, meant_figure
 from .types import StateDict
+from .utils.warn import warn
 
 #: What schedulers add to an optimizer's groups; it says nothing about which optimizer it is.
 _OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
@@ -25,6 +28,11 @@ _SHAPED = {
     "acc_delta",
 }
 _SHAPED |= {"sum", "ax", "prev"}
+#: What `Optimizer` itself has as attributes; a class derived from it may have more.
+_OURS = {"opt", "scheduler", "sched_on", "sched_with_loss", "monitor", "target", "step", "zero_grad"}
+_OURS |= {"_run_counts", "_count_hooks", "_began"}
+#: How many numbers of a tensor are looked at, about, to tell whether it has changed; and items of a container at most.
+_LOOKED_AT, _ITEMS = 100, 10_000
 
 
 class Optimizer:
@@ -47,6 +55,12 @@ class Optimizer:
         0.001
     """
 
+    #: What is called after every update, and its hooks on the torch optimizer.
+    _run_counts: tuple[Callable[..., None], ...] = ()
+    _count_hooks: tuple[Any, ...] = ()
+    #: Signs of what a derived class had of its own when the first run began.
+    _began: dict[str, int] | None = None
+
     def __init__(
         self,
         opt: torch.optim.Optimizer,
@@ -55,15 +69,7 @@ class Optimizer:
         sched_with_loss: bool = False,
         monitor: str | None = None,
     ) -> None:
-        given: Any = opt
-        if isinstance(given, type):
-            raise ArgumentTypeError(
-                f"opt={given.__name__}: this is a class; pass {given.__name__}(model.parameters(), ...)"
-            )
-        if hasattr(given, "get_last_lr"):
-            raise ArgumentTypeError(f"opt is {a_kind(given)}, a scheduler; pass Optimizer(optimizer, scheduler)")
-        if not isinstance(opt, torch.optim.Optimizer):
-            raise ArgumentTypeError(f"opt={opt!r}: a torch.optim.Optimizer is needed, not {a_kind(opt)}")
+        _check(opt)
         if sched_on not in ("epoch", "step"):
             raise ArgumentError(
                 f"sched_on={sched_on!r}: 'epoch' or 'step' is needed{did_you_mean(str(sched_on), ['epoch', 'step'])}"
@@ -82,13 +88,74 @@ class Optimizer:
             )
         self.opt, self.scheduler = opt, scheduler
         self.sched_on, self.sched_with_loss, self.monitor = sched_on, sched_with_loss, monitor
-        self.find_target()
+
+    if not TYPE_CHECKING:  # to a type checker they would say that any attribute can be set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "opt":
+                _check(value)
+            super().__setattr__(name, value)
+            if name in ("opt", "step", "zero_grad") and "opt" in vars(self):
+                self.find_target()
+
+        def __delattr__(self, name: str) -> None:
+            super().__delattr__(name)
+            if name in ("step", "zero_grad"):
+                self.find_target()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and files hold: a run's counting of updates is none of theirs."""
+        state = {key: value for key, value in vars(self).items() if key not in ("_run_counts", "_count_hooks")}
+        if isinstance(counted := state.get("step"), _CountedStep):
+            state |= {"step": counted.given}
+            if counted.given is None:
+                del state["step"]
+        return state
 
     def find_target(self) -> None:
-        """Find out what is to be stepped: the torch optimizer, or this, where a `step` or `zero_grad` is its own."""
+        """Find out what is to be stepped: the torch optimizer, or this, where a `step` or `zero_grad` is its own.
+
+        Whatever it is, in a run it is what counts the updates.
+        """
         kind, own = type(self), vars(self)
-        plain = kind.step is Optimizer.step and kind.zero_grad is Optimizer.zero_grad
+        if isinstance(counted := own.get("step"), _CountedStep):
+            del own["step"]
+            own |= {} if counted.given is None else {"step": counted.given}
+        plain = kind.step is _STEP and kind.zero_grad is _ZERO_GRAD
         self.target: Any = self.opt if plain and "step" not in own and "zero_grad" not in own else self
+        if self._run_counts and self.target is self:
+            own["step"] = _CountedStep(self, own.get("step"))
+        inner = getattr(self.opt, "optimizer", self.opt)  # inside what an Accelerator made of it
+        if [hook[:2] for hook in self._count_hooks] != [(inner, count) for count in self._run_counts]:
+            for *_, handle in self._count_hooks:
+                handle.remove()
+            self._count_hooks = tuple(
+                (inner, count, inner.register_step_post_hook(count)) for count in self._run_counts
+            )
+
+    def count_by(self, count: Callable[..., None]) -> None:
+        """Call `count` after every update from now on, whoever asks for it: a run does while it lasts.
+
+        A step that a derived class or a script has put in the place of torch's is an update, too, when it returns.
+        """
+        if self._began is None:
+            self._began = self._signs()
+        self._run_counts = (*self._run_counts, count)
+        self.find_target()
+
+    def count_no_more(self, count: Callable[..., None]) -> None:
+        """Undo one `count_by`."""
+        self._run_counts = tuple(other for other in self._run_counts if other != count)
+        self.find_target()
+
+    def _signs(self) -> dict[str, int]:
+        """Signs of the numbers and tensors that a derived class keeps, where it has no way of its own to save them."""
+        kind = type(self)
+        saves = kind.state_dict is not Optimizer.state_dict or kind.load_state_dict is not Optimizer.load_state_dict
+        if kind is Optimizer or saves:
+            return {}
+        words = {name: _words(value, self.opt.param_groups) for name, value in vars(self).items() if name not in _OURS}
+        return {name: zlib.crc32(value.encode()) for name, value in words.items() if value is not None}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -146,11 +213,20 @@ class Optimizer:
         return [float(lr) for lr in self.scheduler.get_last_lr()]
 
     def state_dict(self) -> StateDict:
-        """The states of the optimizer and, apart from it, of the scheduler."""
-        return {
+        """The states of the optimizer and, apart from it, of the scheduler.
+
+        What a derived class keeps beside them is not in it: that is for a `state_dict` and `load_state_dict` of its own
+        to add. There are but signs of what of it has changed since training began, so that loading can tell.
+        """
+        state: StateDict = {
             "opt": self.opt.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
         }
+        began = self._began or {}
+        changed = {
+            key: sign for key, sign in self._signs().items() if self._began is not None and began.get(key) != sign
+        }
+        return {**state, "unsaved": changed} if changed else state
 
     def check_state(self, state: StateDict, where: str = "optimizer") -> None:
         """Raise `StateError` if `state` does not fit, before anything is loaded."""
@@ -193,10 +269,70 @@ class Optimizer:
         self.opt.load_state_dict(state["opt"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        signs = self._signs()
+        if lost := [name for name, sign in state.get("unsaved", {}).items() if name in signs and signs[name] != sign]:
+            warn(
+                f"{type(self).__name__} had another value of {', '.join(lost)} when the state was taken; the state "
+                "does not hold it, so where its steps go by it the run does not go on exactly. Override state_dict and "
+                "load_state_dict"
+            )
 
     def __repr__(self) -> str:
         scheduler = type(self.scheduler).__name__ if self.scheduler else None
         return f"Optimizer({type(self.opt).__name__}, scheduler={scheduler})"
+
+
+#: What those two are: whoever replaces one of them is to be heard.
+_STEP, _ZERO_GRAD = Optimizer.step, Optimizer.zero_grad
+
+
+class _CountedStep:
+    """A step that is not torch's, which is counted: it need not call the torch optimizer's, whose hook would count it.
+
+    Args:
+        optimizer: whose `step` it is.
+        given: what its `step` is as an attribute; None where it is its class's.
+    """
+
+    def __init__(self, optimizer: Optimizer, given: Any) -> None:
+        self.optimizer, self.given = optimizer, given
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        step = self.given or MethodType(type(self.optimizer).step, self.optimizer)
+        result: Any = step(*args, **kwargs)
+        for count in self.optimizer._run_counts:
+            count()
+        return result
+
+
+def _check(opt: Any) -> None:
+    """Raise `ArgumentTypeError` if `opt` is no torch optimizer."""
+    if isinstance(opt, type):
+        raise ArgumentTypeError(f"opt={opt.__name__}: this is a class; pass {opt.__name__}(model.parameters(), ...)")
+    if hasattr(opt, "get_last_lr"):
+        raise ArgumentTypeError(f"opt is {a_kind(opt)}, a scheduler; pass Optimizer(optimizer, scheduler)")
+    if not isinstance(opt, torch.optim.Optimizer):
+        raise ArgumentTypeError(f"opt={opt!r}: a torch.optim.Optimizer is needed, not {a_kind(opt)}")
+
+
+def _words(value: Any, groups: list[dict[str, Any]], depth: int = 4) -> str | None:
+    """A value in words that are the same in another process; None where it may be no state, or is not looked at.
+
+    Weights are no state of an optimizer's, wherever it keeps them.
+    """
+    if type(value) is torch.Tensor:
+        special = value.layout is not torch.strided or value.is_meta or value.is_nested or value.is_quantized
+        if special or any(value is parameter for group in groups for parameter in group["params"]):
+            return None
+        flat = value.detach().reshape(-1)
+        return f"{tuple(value.shape)} {flat[:: max(1, len(flat) // _LOOKED_AT)].tolist()}"
+    if type(value) in (bool, int, float, str, type(None)):
+        return repr(value)
+    if not isinstance(value, (list, tuple, dict)) or len(value) > _ITEMS or not depth:
+        return None
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    words = [_words(item, groups, depth - 1) for item in items]
+    return None if None in words else repr(words)
 
 
 class Optimizers(list[Optimizer]):
@@ -220,6 +356,9 @@ class Optimizers(list[Optimizer]):
             names = [str(i) for i in range(len(given))]
         super().__init__(o if isinstance(o, Optimizer) else Optimizer(o) for o in given)
         self.names: list[str] = names
+        self._find_by_step()
+
+    def _find_by_step(self) -> None:
         #: Those whose scheduler runs by steps.
         self.by_step = [o for o in self if o.scheduler is not None and o.sched_on == "step"]
 
@@ -231,6 +370,18 @@ class Optimizers(list[Optimizer]):
                 )
             index = self.names.index(index)
         return super().__getitem__(index)
+
+    def __setitem__(self, index: Any, optimizer: Any) -> None:
+        """Put another optimizer in the place of one; in a run its updates are counted as the other's were."""
+        if isinstance(index, slice):
+            raise ArgumentError("optimizers are replaced one by one: trainer.opt[index_or_name] = optimizer")
+        old = self[index]
+        new = optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer)
+        super().__setitem__(next(i for i, one in enumerate(self) if one is old), new)
+        for count in old._run_counts if new is not old else ():
+            new.count_by(count)
+            old.count_no_more(count)
+        self._find_by_step()
 
     def items(self) -> Iterator[tuple[str, Optimizer]]:
         """Pairs of name (or index) and optimizer."""

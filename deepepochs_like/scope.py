@@ -90,9 +90,9 @@ class RunScope:
             trainer.progress.start(fresh=trainer.pending is None)
         else:
             trainer.progress = replace(trainer.progress)
-        for optimizer in trainer.opt:
-            optimizer.find_target()
-        self._counters = [_torch_optimizer(o.opt).register_step_post_hook(trainer.progress.count) for o in trainer.opt]
+        self._counted, self._count = list(trainer.opt), trainer.progress.count
+        for optimizer in self._counted:
+            optimizer.count_by(self._count)
         if self.interruptions is not None:
             self.interruptions.__enter__()
         return self
@@ -132,8 +132,8 @@ class RunScope:
         for tasks in self.tasks.values():
             for task in tasks:
                 task.release()
-        for counter in self._counters:
-            counter.remove()
+        for optimizer in (*self._counted, *trainer.opt):  # a hook may have replaced one
+            optimizer.count_no_more(self._count)
         keep: tuple[str, ...] = ("progress", "stage_tasks", "stage_results") if self.name == "fit" else ()
         if not nested:
             keep, trainer.answered = (*keep, "stop_reason"), None
@@ -335,8 +335,3 @@ def _listener(trainer: Any, hook: Any) -> tuple[str, str]:
             owner = next((c for c in trainer.callbacks if getattr(c, method, None) == hook), None)
             return f"{type(owner).__name__ if owner is not None else '?'}.{method}", event
     return "", ""
-
-
-def _torch_optimizer(optimizer: Any) -> Any:
-    """The torch optimizer inside one that an Accelerator prepared."""
-    return getattr(optimizer, "optimizer", optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ _PRODUCTS = ("Mm", "Bmm", "Addmm", "Baddbmm", "Cdist", "Linear")
 def warn_broadcast(
     model_out: Any, batch_y: Any, said: set[str], function: Any, loss: torch.Tensor | None = None
 ) -> None:
-    """Warn once of predictions and targets that a loss or metric broadcasts against each other by mistake.
+    """Warn once of predictions and targets that a loss broadcasts against each other by mistake.
 
     It is one where a sample's prediction meets other samples' targets, as (N, 1) meets (N,); of torch's losses that go
     number by number also any other, such as (N, 1) with (N, 3). A function of somebody's own may well know what to do
@@ -41,28 +42,67 @@ def warn_broadcast(
         batch_y: the targets, likewise.
         said: warnings given already; this one's is added to them, or that this function's shapes are as they are meant.
         function: what takes both; None for nothing.
-        loss: what a loss function has made of them.
+        loss: what it has made of them.
+    """
+    together = broadcast(model_out, batch_y, said, function)
+    if together is None:
+        return
+    if _goes_by_number(function) or _meet(function, model_out, batch_y, loss, together):
+        _warn(model_out.shape, batch_y.shape, together, said)
+    else:
+        said.add(_meant(function))
+
+
+@contextmanager
+def watched(model_out: Any, batch_y: Any, said: set[str], function: Any) -> Iterator[None]:
+    """Warn once of predictions and targets that a metric, called within, broadcasts against each other by mistake.
+
+    See `warn_broadcast`. A metric has no graph: its operations are looked at while it runs. Of one that does none in
+    torch, as when it goes on with NumPy, nothing is known, and it is warned of.
+    """
+    together = broadcast(model_out, batch_y, said, function)
+    if together is None:
+        yield
+        return
+    watch = _Watch(model_out, batch_y, together)
+    # A compiled function does not run as such under a watch; what compiled it is asked for by name.
+    with nullcontext() if hasattr(function, "_torchdynamo_orig_callable") else watch:
+        yield
+    if watch.met or not watch.saw or _goes_by_number(function):
+        _warn(model_out.shape, batch_y.shape, together, said)
+    else:
+        said.add(_meant(function))
+
+
+def broadcast(model_out: Any, batch_y: Any, said: set[str], function: Any) -> torch.Size | None:
+    """The shape that predictions and targets take together, where a function could mix up samples by that.
+
+    Returns:
+        None where it could not, or where that is known by now.
     """
     if not isinstance(model_out, torch.Tensor) or not isinstance(batch_y, torch.Tensor):
-        return
-    preds, targets, floating = model_out.shape, batch_y.shape, batch_y.is_floating_point()
-    if preds == targets or not targets or "broadcast" in said:
-        return
-    if not floating and _are_scores(preds, targets):
-        return
+        return None
+    preds, targets = model_out.shape, batch_y.shape
+    if preds == targets or not targets or "broadcast" in said or _meant(function) in said:
+        return None
+    if not batch_y.is_floating_point() and _are_scores(preds, targets):
+        return None
     try:
-        together = torch.broadcast_shapes(preds, targets)
-    except RuntimeError:  # the shapes have nothing to do with each other: the loss knows what to do with them
-        return
+        together: torch.Size = torch.broadcast_shapes(preds, targets)
+    except RuntimeError:  # the shapes have nothing to do with each other: the function knows what to do with them
+        return None
     if together.numel() == preds.numel() == targets.numel():  # there is nothing that could be mixed up
-        return
-    if not _goes_by_number(function):
-        meant = f"the shapes of {id(function)}"
-        if len(preds) == len(targets) or meant in said:  # sample by sample, whatever there is of each
-            return
-        if not _meet(function, model_out, batch_y, loss, together):
-            said.add(meant)
-            return
+        return None
+    if len(preds) == len(targets) and not _goes_by_number(function):  # sample by sample, whatever there is of each
+        return None
+    return together
+
+
+def _meant(function: Any) -> str:
+    return f"the shapes of {id(function)}"
+
+
+def _warn(preds: torch.Size, targets: torch.Size, together: torch.Size, said: set[str]) -> None:
     said.add("broadcast")
     warn(
         f"predictions {tuple(preds)} and targets {tuple(targets)} differ in shape and broadcast to "
@@ -100,10 +140,18 @@ def _seen_to_meet(function: Any, model_out: torch.Tensor, batch_y: torch.Tensor,
     return watch.met
 
 
+#: Operations by which a function does nothing yet with what it got.
+_COPIES = {
+    *(torch.ops.aten.clone.default, torch.ops.aten.detach.default, torch.ops.aten.alias.default),
+    torch.ops.aten._to_copy.default,
+}
+
+
 class _Watch(TorchDispatchMode):
     """Look at every operation, for one that broadcasts predictions and targets against each other.
 
     Attributes:
+        saw: whether there was any that did more than copy one of the two.
         met: whether there was one that took both, or what was made of them, in the shapes that they came in; or, as
             torch's own losses do, both made as large as the other. What only one of them was made as large for, such as
             all pairs of samples, was on purpose.
@@ -111,7 +159,8 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self, preds: torch.Tensor, targets: torch.Tensor, together: torch.Size) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.shapes, self.together, self.met = (preds.shape, targets.shape), together, False
+        self.shapes, self.together = (preds.shape, targets.shape), together
+        self.met = self.saw = False
         self.strides = preds.expand(together).stride(), targets.expand(together).stride()
         #: Where what is made of predictions, and of targets, lies in memory.
         self.places = {_place(preds)}, {_place(targets)}
@@ -126,6 +175,7 @@ class _Watch(TorchDispatchMode):
         of_preds = [one for one in given if _place(one) in self.places[0]]
         of_targets = [one for one in given if _place(one) in self.places[1]]
         apart = [one for one in of_targets if _place(one) not in self.places[0]]
+        self.saw = self.saw or (func not in _COPIES and bool(of_preds or of_targets))
         if func is torch.ops.aten.dist.default or any(one.shape == self.together for one in made):
             self.met = any(p.shape == self.shapes[0] for p in of_preds) and any(
                 y.shape == self.shapes[1] for y in apart
@@ -168,7 +218,8 @@ def _meet_in_graph(model_out: torch.Tensor, batch_y: torch.Tensor, loss: torch.T
         before = [one for one, _ in node.next_functions]
         if _makes(node, together) and any(one is not None and _makes(one, model_out.shape) for one in before):
             name = node.name()
-            if _masks(node, batch_y.shape) or (None in before and not name.startswith((*_PRODUCTS, "Expand"))):
+            alone = None in before and not name.startswith((*_PRODUCTS, "Expand"))
+            if _masks(node, batch_y.shape) or (alone and not _takes(node, together)):
                 return True
         nodes += before
     return False
@@ -181,6 +232,14 @@ def _masks(node: Any, shape: torch.Size) -> bool:
     except RuntimeError:  # it was changed in between
         return False
     return any(isinstance(one, torch.Tensor) and one.shape == shape for one in chosen_by)
+
+
+def _takes(node: Any, shape: torch.Size) -> bool:
+    """Whether an operation's other operand is known to have a shape, as a mask of all pairs has on purpose."""
+    try:
+        return bool(getattr(getattr(node, "_saved_other", None), "shape", None) == shape)
+    except RuntimeError:  # it was changed in between
+        return False
 
 
 def _makes(node: Any, shape: torch.Size) -> bool:

@@ -240,6 +240,8 @@ def restore_run(trainer: Any) -> None:
         StateError: there are fewer or more tasks than when the state was taken.
     """
     trainer.passed = False
+    for optimizer in trainer.opt:  # before_fit may have replaced a step
+        optimizer.find_target()
     if not trainer.stopping:
         _restore(trainer)
         trainer.idle = Idle.of(trainer)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from deepepochs_like import AMP, Optimizer, Trainer, bare
-from deepepochs_like.errors import StepError
+from deepepochs_like import AMP, Callback, Optimizer, Trainer, bare
+from deepepochs_like.errors import ArgumentError, ArgumentTypeError, StepError
 from support.digits import loader, mlp
 
 OPTIMIZERS = [
@@ -277,3 +277,146 @@ def test_a_step_of_the_optimizer_that_a_script_derives_from_ours_is_the_one_that
         trainer = Trainer(net, F.cross_entropy, optimizer, 1, "cpu", AMP("fp16"), verbose=0)
         with pytest.raises(StepError, match="would not be called"):
             trainer.fit(loader(0, 64))
+
+
+class SignSGD(Optimizer):
+    """A rule of its own, for which the torch optimizer only holds the weights."""
+
+    def step(self) -> None:
+        with torch.no_grad():
+            for group in self.opt.param_groups:
+                for parameter in group["params"]:
+                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+
+
+class Often(Optimizer):
+    """A rule that steps torch's optimizer twice."""
+
+    def step(self) -> None:
+        super().step()
+        super().step()
+
+
+class AtEpoch(Callback):
+    """Calls a function before an epoch, or before the fit."""
+
+    def __init__(self, act: Callable[[Any], None], epoch: int | None = None) -> None:
+        super().__init__()
+        self.act, self.epoch = act, epoch
+
+    def on_before_fit(self, trainer: Any, epochs: int) -> None:
+        if self.epoch is None:
+            self.act(trainer)
+
+    def on_before_epoch(self, trainer: Any, train_tasks: Any, val_tasks: Any, epoch_idx: int) -> None:
+        if self.epoch == epoch_idx:
+            self.act(trainer)
+
+
+def sgd_trainer(kind: type[Optimizer], *callbacks: Callback, epochs: int = 2, train: Any = Trainer) -> Any:
+    net = mlp()
+    optimizer = kind(torch.optim.SGD(net.parameters(), 0.1))
+    return train(net, F.cross_entropy, optimizer, epochs, "cpu", list(callbacks), verbose=0)
+
+
+class StepsItself(Trainer):
+    """A step that calls the optimizer's own."""
+
+    def train_step(self, batch_x: Any, batch_y: Any, **step_args: Any) -> None:
+        F.cross_entropy(self.model(*batch_x), batch_y).backward()
+        self.opt[0].step()
+        self.opt.zero_grad()
+
+
+@pytest.mark.parametrize("train", [Trainer, StepsItself])
+@pytest.mark.parametrize("kind", [Optimizer, SignSGD, Often])
+def test_a_step_of_a_derived_class_is_one_update_whatever_it_calls(kind: type[Optimizer], train: Any) -> None:
+    trainer = sgd_trainer(kind, train=train)
+    trainer.fit(batches())
+    assert trainer.progress.step == 6
+    assert "step" not in vars(trainer.opt[0])
+    assert not trainer.opt[0].opt._optimizer_step_post_hooks
+    trainer.fit(batches(), max_steps=4)
+    assert trainer.progress.step == 10
+
+
+def test_a_test_within_a_run_leaves_its_updates_counted() -> None:
+    trainer = sgd_trainer(SignSGD, AtEpoch(lambda trainer: trainer.test(batches()), 1), epochs=3)
+    trainer.fit(batches())
+    assert trainer.progress.step == 9
+
+
+def test_a_copy_made_in_a_run_steps_itself_and_counts_for_nobody() -> None:
+    copies: list[Any] = []
+    trainer = sgd_trainer(SignSGD, AtEpoch(lambda trainer: copies.append(copy.deepcopy(trainer.opt[0])), 1))
+    trainer.fit(batches())
+    (twin,) = copies
+    assert "step" not in vars(twin)
+    before = [p.detach().clone() for p in trainer.model.model.parameters()]
+    for parameter in twin.opt.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    twin.step()
+    assert all(map(torch.equal, before, trainer.model.model.parameters()))
+    assert trainer.progress.step == 6
+
+
+@pytest.mark.parametrize("what", ["torch's", "the whole", "by name"])
+def test_an_optimizer_replaced_in_a_run_is_the_one_that_steps(what: str) -> None:
+    def replace(trainer: Any) -> None:
+        adam = torch.optim.Adam(trainer.model.model.parameters(), 0.01)
+        replaced.append(trainer.opt[0])
+        if what == "torch's":
+            trainer.opt[0].opt = adam
+        else:
+            trainer.opt["0" if what == "by name" else 0] = Optimizer(adam) if what == "the whole" else adam
+
+    replaced: list[Any] = []
+    trainer = sgd_trainer(Optimizer, AtEpoch(replace, 1))
+    inner = trainer.opt[0].opt
+    trainer.fit(batches())
+    assert trainer.progress.step == 6
+    assert not inner._optimizer_step_post_hooks
+    assert not trainer.opt[0].opt._optimizer_step_post_hooks
+    net = mlp()
+    for opt in (torch.optim.SGD(net.parameters(), 0.1), torch.optim.Adam(net.parameters(), 0.01)):
+        for x, y in batches():
+            F.cross_entropy(net(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+    assert all(map(torch.equal, net.parameters(), trainer.model.model.parameters()))
+
+
+def test_only_a_torch_optimizer_can_take_the_place_of_one() -> None:
+    trainer = sgd_trainer(Optimizer)
+    inner = trainer.opt[0].opt
+    with pytest.raises(ArgumentTypeError, match=r"a torch\.optim\.Optimizer is needed"):
+        trainer.opt[0].opt = "adam"
+    with pytest.raises(ArgumentError, match="one by one"):
+        trainer.opt[:] = []
+    assert trainer.opt[0].opt is inner
+
+
+@pytest.mark.parametrize("epoch", [None, 0])
+def test_a_step_put_in_the_place_of_an_optimizers_in_a_hook_is_called_and_counted(epoch: int | None) -> None:
+    def patch(trainer: Any) -> None:
+        trainer.opt[0].step = lambda: called.append(1)
+
+    called: list[int] = []
+    trainer = sgd_trainer(Optimizer, AtEpoch(patch, epoch))
+    trainer.fit(batches())
+    assert (len(called), trainer.progress.step) == (6, 6)
+    del trainer.opt[0].step
+    assert trainer.opt[0].target is trainer.opt[0].opt
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_step_put_in_the_place_of_our_class_is_called(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def patch(trainer: Any = None) -> None:
+        monkeypatch.setattr(Optimizer, "step", lambda self: called.append(self))
+
+    called: list[Any] = []
+    trainer = sgd_trainer(Optimizer, *([] if early else [AtEpoch(patch)]))
+    if early:
+        patch()
+    trainer.fit(batches())
+    assert len(called) == trainer.progress.step == 6

@@ -73,11 +73,6 @@ class GradClip(Callback):
         if norm is not None and self.figure is not None and trainer.current_task is not None:
             self._tell(trainer, optimize_index, norm)
 
-    @property
-    def adds_figures(self) -> tuple[str, ...]:
-        """What the names of figures begin with that it adds to an epoch's."""
-        return () if self.figure is None else (self.figure,)
-
     def _norm(self, parameters: list[nn.Parameter]) -> torch.Tensor:
         gradients = [p.grad for p in parameters if p.grad is not None]
         return nn.utils.get_total_norm(gradients, self.norm_type)

@@ -213,11 +213,6 @@ class Timer(Callback):
         if self._device is not None:
             self._open |= {p: self._open[p] + s for p, s in self._device.read().items()}
 
-    @property
-    def adds_figures(self) -> tuple[str, ...]:
-        """What the names of figures begin with that it adds to an epoch's."""
-        return ("time.",) if self.figures else ()
-
     def _add_figures(self, trainer: Any, **ignored: Any) -> None:
         """Add the seconds since the last batch to the epoch's figures."""
         for phase in _PER_BATCH:

@@ -121,7 +121,7 @@ def check_position(name: str, loader: Any, batches: int, held: bool = False) -> 
         batches: how many were seen.
         held: whether its batches are cut from memory, by no workers.
     """
-    if not getattr(loader, "in_order", True) and seedable(loader) and not held:
+    if not getattr(loader, "in_order", True) and seedable(loader) and loader.num_workers > 1 and not held:
         warn(
             f"{name} has in_order=False: its batches came in the order in which its workers were ready, and which "
             f"{batches} have been seen is not known; the run goes on behind the first {batches}, so that some may be "

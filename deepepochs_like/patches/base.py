@@ -18,8 +18,8 @@ import torch
 
 from ..errors import MetricError, PatchError, a_kind
 from ..metrics import confusion_counts, matrix_of
-from ..tensors import detached
 from ..types import StateDict, Value, Weight
+from .intact import own
 
 
 class Outputs:
@@ -28,9 +28,12 @@ class Outputs:
     __slots__ = ("_matrix", "preds", "targets", "versions", "weight")
 
     def __init__(self, preds: Any, targets: Any, weight: Weight = 1) -> None:
-        # A bare tensor, the usual case, costs one call.
-        self.preds = preds.detach() if type(preds) is torch.Tensor else detached(preds)
-        self.targets = targets.detach() if type(targets) is torch.Tensor else detached(targets)
+        # A bare tensor, the usual case, costs one call. What is trained, or a part of it, is copied.
+        bare = type(preds) is torch.Tensor
+        if bare and (base := preds._base) is not None:
+            bare = not (base.is_leaf and base.requires_grad)
+        self.preds = preds.detach() if bare else own(preds)
+        self.targets = targets.detach() if type(targets) is torch.Tensor else own(targets)
         self.weight = weight
         #: How often predictions and targets had been changed in place when they came, where that was noted.
         self.versions: tuple[int | None, int | None] | None = None

@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from ..types import StateDict, Weight
-from .intact import KeptLoss, stacked
+from .intact import KeptLoss, refuse, stacked
 
 #: Losses kept before they are added up: one reduction of 64 costs about what two single additions cost.
 WINDOW = 64
+
+#: The attributes that are the state, without their underscores.
+_PARTS = ("weight", "total", "unweighed", "window", "seen", "spoilt")
 
 
 class RunningLoss:
@@ -34,34 +37,36 @@ class RunningLoss:
         #: The last losses before which all were finite, and how many there were with them.
         self._window: Any = None
         self._seen: Any = 0
+        #: What is wrong with the figure, as a loss was changed in place since it was taken in.
+        self._spoilt: str | None = None
 
     def add(self, loss: torch.Tensor, weight: Weight, version: int | None = None) -> None:
         """Take in a batch's detached mean loss, with its version as it was; see `stacked`."""
         self._kept.append((loss, weight, version))
         self.count += 1
         if not self.count % WINDOW:
-            self.reduce()
+            refuse(self.reduce())
 
-    def reduce(self) -> None:
-        """Add what was kept to the totals: a few operations, however many losses."""
+    def reduce(self) -> str | None:
+        """Add what was kept to the totals: a few operations, however many losses. Return what is wrong with them."""
         if not self._kept:
-            return
-        kept, self._kept = self._kept, []
-        losses, each = stacked(kept, self.count)
+            return self._spoilt
+        losses, each, self._spoilt = stacked(self._kept, self.count, self._spoilt)
         self._note_window(losses)
-        weighed = True
         dtype = torch.float32 if losses.device.type == "mps" else torch.float64
         if torch.Tensor in set(map(type, each)):
             weights = torch.stack([torch.as_tensor(w, device=losses.device).to(dtype) for w in each])
-            total, weight = torch.where(weights != 0, losses.to(dtype) * weights, 0).sum(), weights.sum()
-            weighed = False
+            total = torch.where(weights != 0, losses.to(dtype) * weights, 0).sum()
+            weight, weighed = weights.sum(), False
         else:
             total, weight, weighed = _weighted_sum(losses, each, dtype), sum(each), all(each)
         if not weighed:
             nothing = (losses * 0).sum(dtype=dtype)
             self._unweighed = nothing if self._unweighed is None else self._unweighed + nothing
         self._total = total if self._total is None else self._total + total
-        self._weight = self._weight + weight
+        # Only now are they let go: where something above failed they are not missing from a figure that is read later.
+        self._weight, self._kept = self._weight + weight, []
+        return self._spoilt
 
     def _note_window(self, losses: torch.Tensor) -> None:
         """Keep these losses if all before were finite."""
@@ -78,17 +83,17 @@ class RunningLoss:
 
     def mean(self) -> torch.Tensor | None:
         """The sample-weighted mean so far, on the device; None before the first loss."""
-        self.reduce()
+        refuse(self.reduce())
         return None if self._total is None else self._total / self._weight
 
     def marker(self) -> torch.Tensor | None:
         """What is finite while all losses are, on the device; None where `mean` tells it."""
-        self.reduce()
+        refuse(self.reduce())
         return None if self._unweighed is None else self._marker()
 
     def first_bad(self) -> tuple[int, float] | None:
         """The index of the first loss that was not finite, and it; None while all are. The device is waited for."""
-        self.reduce()
+        refuse(self.reduce())
         if self._total is None or self._total.is_meta:
             return None
         window = self._window.tolist()
@@ -96,16 +101,15 @@ class RunningLoss:
         return None if place is None else (int(self._seen) - len(window) + place, window[place])
 
     def state_dict(self) -> StateDict:
-        """The totals; what is in the window is added up first."""
+        """The totals, right or wrong: it is their figure that is refused; what is in the window is added up first."""
         self.reduce()
-        parts = {name: getattr(self, f"_{name}") for name in ("weight", "total", "unweighed", "window", "seen")}
-        return {"count": self.count, **parts}
+        return {"count": self.count, **{name: getattr(self, f"_{name}") for name in _PARTS}}
 
     def load_state_dict(self, state: StateDict, device: Any = None) -> None:
         """Restore what `state_dict` returned, on `device`."""
         self._kept, self.count = [], state["count"]
-        for name in ("weight", "total", "unweighed", "window", "seen"):
-            part = state[name]
+        for name in _PARTS:
+            part = state.get(name)  # states of older versions do not say what is wrong
             setattr(self, f"_{name}", part.to(device or part.device) if isinstance(part, torch.Tensor) else part)
 
 

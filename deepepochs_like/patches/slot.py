@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from ..errors import ArgumentError, ArgumentTypeError, EngineError, PatchError, a_kind, did_you_mean
 from ..metrics import check_labels
 from ..rng import rng_state, set_rng_state
+from ..shapes import broadcast, watched
 from ..tensors import batch_size, concat, map_tensors
 from ..types import StateDict, Weight
 from ..utils.warn import warn
@@ -106,6 +108,16 @@ class Slot:
             check_labels(outputs.preds, outputs.targets)
         elif not self._absorbs:
             self._next = self._of(outputs)
+
+    def prepare_first(self, outputs: Outputs) -> None:
+        """Do the same with the first batch of an epoch, and see whether the metric mixes up samples in it."""
+        if broadcast(outputs.preds, outputs.targets, self.said, self.metric) is None:
+            self.prepare(outputs)
+            return
+        if self._early is None and not self._measures and self._absorbs:
+            self._early = []  # or it would not be called before the epoch is over
+        with watched(outputs.preds, outputs.targets, self.said, self.metric):
+            self.prepare(outputs)
 
     def take(self, outputs: Outputs) -> None:
         """Take in one batch, which `prepare` has seen."""
@@ -300,12 +312,15 @@ def shape_per_sample(metric: Any, value: Any, outputs: Outputs) -> tuple[int, ..
     try:
         size = int(batch_size(outputs.preds, outputs.targets))
         shapes = {key: shape for key, shape in shapes.items() if shape[0] % size == 0}
-        for part in {size - 1, size // 2} if shapes else ():
+        parts = {size - 1, size // 2}
+        if not shapes or 0 in parts:  # of a single sample nothing can be told
+            return None
+        metric = copy.deepcopy(metric)  # one that keeps something is not to see batches twice
+        for part in parts:
             preds, targets = (_first(x, part, size) for x in (outputs.preds, outputs.targets))
             with _generators_kept():
                 fewer = _shapes(metric(preds, targets))
-            grown = {k: s for k, s in shapes.items() if k in fewer and fewer[k][0] * size == s[0] * part}
-            shapes = grown if part else {}
+            shapes = {k: s for k, s in shapes.items() if k in fewer and fewer[k][0] * size == s[0] * part}
     except Exception:  # a batch without samples to count, or a metric that fails on a part: it cannot be told
         return None
     return next(iter(shapes.values()), None)

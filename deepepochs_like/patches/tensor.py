@@ -15,7 +15,7 @@ from ..tensors import concat
 from ..types import StateDict, Value, Weight
 from .base import Outputs, PatchBase, check_value, metric_name, own_copy, restored, same_kind, saved
 from .confusion import ConfusionPatch
-from .intact import check_untouched, copied, version_of
+from .intact import copied, refuse, version_of, what_changed
 
 
 class TensorPatch(PatchBase):
@@ -52,10 +52,10 @@ class TensorPatch(PatchBase):
         self.joined: Joined | None = None
 
     def load(self, preds: Any, targets: Any) -> Any:
-        """Take in a batch, detached and not copied."""
+        """Take in a batch, detached; only what shares memory with something that is trained is copied."""
         self.tree = None
         outputs = Outputs(preds, targets)
-        outputs.versions = version_of(preds), version_of(targets)
+        outputs.versions = version_of(outputs.preds), version_of(outputs.targets)
         return self.absorb(outputs)
 
     def absorb(self, outputs: Outputs) -> Any:
@@ -91,7 +91,7 @@ class TensorPatch(PatchBase):
             return by_matrix(counted.matrix())
         try:
             return self.metric(copied(preds), copied(targets))
-        except EngineError:
+        except (EngineError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
             raise MetricError(
@@ -117,7 +117,22 @@ class TensorPatch(PatchBase):
                 patch.joined = None
 
     def leaves(self) -> list[Any]:
-        """The batches, in the order in which they were merged."""
+        """The batches, in the order in which they were merged.
+
+        Raises:
+            PatchError: one was changed in place since it came; the message says which.
+        """
+        found = self._found()
+        refuse(self._spoilt(found))
+        return _alike(found)
+
+    def _spoilt(self, found: list[Any], ended: bool = True) -> str | None:
+        """What is wrong with the batches, or was with those that a state held; see `what_changed`."""
+        told = next((leaf.spoilt for leaf in found if type(leaf) is _Restored and leaf.spoilt), None)
+        return told or what_changed(self.name or metric_name(self.metric), found, ended)
+
+    def _found(self) -> list[Any]:
+        """The leaves of the tree, as they are."""
         found: list[Any] = []
         stack = [self.tree] if self.tree is not None else []
         while stack:
@@ -126,12 +141,7 @@ class TensorPatch(PatchBase):
                 stack.extend((node[1], node[0]))
             else:
                 found.append(node)
-        check_untouched(self.name or metric_name(self.metric), found)
-        # What a state held has plain containers, perhaps on another device: it takes after the batches that came later.
-        like = next((leaf for leaf in found if type(leaf) is not _Restored), None)
-        if like is None or type(found[0]) is not _Restored:
-            return [leaf[:2] for leaf in found]
-        return [leaf[:2] if type(leaf) is not _Restored else list(map(restored, leaf, like)) for leaf in found]
+        return found
 
     def empty(self) -> Any:
         """A patch like this one that has seen nothing: the identity of `+`."""
@@ -149,23 +159,40 @@ class TensorPatch(PatchBase):
         return self
 
     def state_dict(self) -> StateDict:
-        """The batches so far, concatenated where they can be."""
-        leaves = self.leaves()
+        """The batches so far, concatenated where they can be; where they were changed in place, that is noted."""
+        found = self._found()
+        spoilt, leaves = self._spoilt(found, ended=False), _alike(found)
         if len(leaves) > 1 and all(_appendable(part) for leaf in leaves for part in leaf):
             with suppress(*_RAGGED):
                 leaves = [[concat([leaf[i] for leaf in leaves]) for i in (0, 1)]]
         where = f"{type(self).__name__} {self.name or metric_name(self.metric)!r}:"
         kept = [[saved(p, f"{where} preds"), saved(t, f"{where} targets")] for p, t in leaves]
-        return {"name": self.name, "leaves": kept}
+        return {"name": self.name, "leaves": kept, "spoilt": spoilt}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         self.name, self.tree = state_dict["name"], None
-        for leaf in state_dict["leaves"]:
-            self.tree = _Restored(leaf) if self.tree is None else (self.tree, _Restored(leaf))
+        for parts in state_dict["leaves"]:
+            leaf = _Restored(parts)
+            leaf.spoilt = state_dict.get("spoilt")
+            self.tree = leaf if self.tree is None else (self.tree, leaf)
 
 
 class _Restored(list[Any]):
     """A leaf that comes from a state."""
+
+    #: What was wrong with the batches when the state was taken.
+    spoilt: str | None = None
+
+
+def _alike(found: list[Any]) -> list[Any]:
+    """Predictions and targets of leaves.
+
+    What a state held has plain containers, perhaps on another device: it takes after the batches that came later.
+    """
+    like = next((leaf for leaf in found if type(leaf) is not _Restored), None)
+    if like is None or type(found[0]) is not _Restored:
+        return [leaf[:2] for leaf in found]
+    return [leaf[:2] if type(leaf) is not _Restored else list(map(restored, leaf, like)) for leaf in found]
 
 
 class Joined:

@@ -14,9 +14,7 @@ import torch
 from torch import nn
 
 #: Modules whose functions change nothing but what they are given.
-_MODULES = frozenset(
-    ("math", "numpy", "torch", "torch.nn", "torch.nn.functional", "torch.linalg", "torch.special", "torch.fft")
-)
+_MODULES = frozenset(("math", "torch", "torch.nn", "torch.nn.functional", "torch.linalg", "torch.special", "torch.fft"))
 _BUILTINS = frozenset(
     one.__name__
     for one in (
@@ -28,7 +26,9 @@ _BUILTINS = frozenset(
 #: Operations by which a function leaves something behind.
 _WRITES = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "STORE_NAME")
 #: What torch has that does leave something behind, or talks to other processes.
-_LASTING = frozenset(("distributed", "save", "seed", "manual_seed", "register_buffer", "register_parameter"))
+_LASTING = frozenset(
+    ("distributed", "backward", "save", "seed", "manual_seed", "register_buffer", "register_parameter")
+)
 _PLAIN = (type(None), bool, int, float, complex, str, torch.Tensor, torch.dtype, torch.device)
 
 
@@ -144,7 +144,12 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def _only_reads(code: types.CodeType, has_context: bool) -> bool:
     """Whether code writes to its own variables alone; the context of an `autograd.Function` counts as one."""
+    if any(const == "out" or (isinstance(const, tuple) and "out" in const) for const in code.co_consts):
+        return False  # where results are to be put
     for one in dis.get_instructions(code):
+        # What a variable names may be somebody else's.
+        if one.opname.startswith("INPLACE_") or (one.opname == "BINARY_OP" and one.argrepr.endswith("=")):
+            return False
         if one.opname in _WRITES or (one.opname in ("STORE_ATTR", "DELETE_ATTR") and not has_context):
             return False
         if one.opname == "STORE_DEREF" and one.argval not in code.co_cellvars:

@@ -155,7 +155,7 @@ def test_what_works_but_cannot_be_meant_is_said() -> None:
     assert run.updates == 0
     assert "ATTENTION: no weight was updated" in str(run)
     assert "trainer.backward(loss) and trainer.optimize()" in str(run)
-    with pytest.raises(StepError, match="no_update made none in 500 batches: this would never end"):
+    with pytest.raises(StepError, match="no weight was updated in 500 batches, so that this would never end; call"):
         made().overfit_batch(loader(0, 96), steps=3, step=no_update)
     run = made(metrics=lambda preds, targets: torch.tensor(math.nan)).fast_dev_run(loader(0, 96))
     assert any("is nan" in warning for warning in run.warnings())

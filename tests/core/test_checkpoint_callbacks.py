@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from deepepochs_like import (
     Callback,
@@ -22,6 +22,7 @@ from deepepochs_like import (
     CheckpointStore,
     EarlyStopping,
     GradClip,
+    Optimizer,
     Timer,
     Trainer,
 )
@@ -334,16 +335,26 @@ def test_a_figure_that_no_epoch_yields_is_refused_after_the_first_epoch_by_its_n
 
 
 @pytest.mark.parametrize("watch", [Checkpoint, EarlyStopping])
-def test_a_figure_that_no_epoch_can_yield_is_refused_before_the_first_batch(watch: Any) -> None:
+@pytest.mark.parametrize("slip", ["acuracy", "acurracy", "accuarcy"])
+def test_a_slip_in_a_figure_s_name_is_refused_before_the_first_batch(watch: Any, slip: str) -> None:
     def nothing(batch: Any) -> Any:
         raise AssertionError("a batch was loaded")
 
-    wrong = r"'val/acc': no epoch yields this figure; did you mean 'val/accuracy'\?; there are train/loss, train/acc"
+    wrong = (
+        rf"'val/{slip}': no epoch yields this figure; did you mean 'val/accuracy'\?; there are train/loss, train/acc"
+    )
     untouched = DataLoader(TensorDataset(torch.zeros(8, 64)), 4, collate_fn=nothing)
     with pytest.raises(UnknownFigureError, match=wrong):
-        build(watch("val/acc", mode="max"), GradClip(1.0)).fit(untouched, untouched)
+        build(watch(f"val/{slip}", mode="max"), GradClip(1.0)).fit(untouched, untouched)
     with pytest.raises(UnknownFigureError, match=r"'val/loss': .* there are train/loss, train/accuracy, val/accuracy"):
         build(watch("val/loss")).fit(untouched, untouched, do_val_loss=False)
+
+
+def test_a_name_that_may_be_a_figure_of_its_own_is_refused_after_the_first_epoch() -> None:
+    wrong = r"'val/acc': no epoch yields this figure; did you mean 'val/accuracy'\?; there are train/loss, train/acc"
+    with pytest.raises(UnknownFigureError, match=wrong) as caught:
+        fit(Checkpoint("val/acc", "max"))
+    assert "epoch 1" in caught.value.__notes__[0]
 
 
 class Reports(nn.Module):
@@ -409,6 +420,74 @@ def test_a_figure_that_the_run_may_still_yield_is_waited_for(who: str) -> None:
         model.trainer[0] = trainer
     history = trainer.fit(train_dl(), step=step if who == "step" else None)
     assert figure in history["train"]
+
+
+@pytest.mark.parametrize("who", ["gradient", "size", "loader", "collate", "schedule", "loss"])
+@pytest.mark.parametrize("name", ["extra", "losses", "acuracy5"])
+def test_a_figure_that_code_around_the_run_adds_is_waited_for(
+    who: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add() -> None:
+        if told[0].running and told[0].current_task is not None:
+            told[0].add_figure(name, 1.0)
+
+    def rate(step: int) -> float:
+        if told:
+            add()
+        return 1.0
+
+    def size(batch_x: Any, batch_y: Any) -> int:
+        add()
+        return len(batch_y)
+
+    def collate(samples: Any) -> Any:
+        add()
+        return default_collate(samples)
+
+    class Adding:
+        def __iter__(self) -> Any:
+            for batch in train_dl():
+                add()
+                yield batch
+
+        def __len__(self) -> int:
+            return len(train_dl())
+
+    class Installed(nn.CrossEntropyLoss):
+        """One of a package."""
+
+        def forward(self, preds: Any, targets: Any) -> Any:
+            add()
+            return super().forward(preds, targets)
+
+    told: list[Trainer] = []
+    monkeypatch.setattr(Installed, "__module__", "some_package.losses")
+    model, data = mlp(), train_dl()
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = Optimizer(sgd, torch.optim.lr_scheduler.LambdaLR(sgd, rate), sched_on="step")
+    trainer = Trainer(
+        model,
+        Installed() if who == "loss" else F.cross_entropy,
+        schedule if who == "schedule" else sgd,
+        epochs=1,
+        callbacks=[EarlyStopping(f"train/{name}", mode="min")],
+        device="cpu",
+        verbose=0,
+    )
+    told.append(trainer)
+    if who == "gradient":
+        next(model.parameters()).register_hook(lambda gradient: add())
+    loaders = {"loader": Adding(), "collate": DataLoader(data.dataset, 8, collate_fn=collate)}
+    history = trainer.fit(loaders.get(who, data), batch_size=size if who == "size" else None)
+    assert history["train"][name][-1] == 1.0
+
+
+def test_a_function_that_raises_a_bare_key_error_is_named() -> None:
+    def mine(figures: Any) -> float:
+        raise KeyError
+
+    with pytest.raises(UnknownFigureError, match=r"monitor=mine: the function raised a KeyError; there are train/loss"):
+        fit(Checkpoint(mine, "max"))
 
 
 @pytest.mark.parametrize("answer", [None, "good", [1, 2]])

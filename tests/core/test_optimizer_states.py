@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from deepepochs_like import Callback, Optimizer, Trainer
-from deepepochs_like.errors import StateError
+from deepepochs_like.errors import EngineWarning, StateError
 from deepepochs_like.rng import set_seed
 from support.digits import loader, same, weights
 
@@ -83,6 +84,62 @@ def test_schedules_that_count_or_hold_others_go_on_to_the_same_bits(tmp_path: Pa
         return Optimizer(opt, lr_scheduler.SequentialLR(opt, parts, milestones=[3]), "step")
 
     check(make, tmp_path)
+
+
+class Lookahead(Optimizer):
+    """A rule with numbers and weights of its own; `k` and `began` are no state."""
+
+    def __init__(self, opt: torch.optim.Optimizer, began: float = 0.0) -> None:
+        super().__init__(opt)
+        self.k, self.n, self.began, self.params = 3, 0, began, [p for g in opt.param_groups for p in g["params"]]
+        self.slow = [p.detach().clone() for p in self.params]
+
+    def step(self) -> None:
+        super().step()
+        self.n += 1
+        if self.n % self.k == 0:
+            with torch.no_grad():
+                for fast, slow in zip(self.params, self.slow, strict=True):
+                    fast.copy_(slow.lerp_(fast, 0.5))
+
+
+class Saved(Lookahead):
+    """The same with a state."""
+
+    def state_dict(self) -> Any:
+        return {**super().state_dict(), "n": self.n, "slow": [slow.clone() for slow in self.slow]}
+
+    def load_state_dict(self, state: Any) -> None:
+        super().load_state_dict(state)
+        self.n, self.slow = state["n"], [slow.clone() for slow in state["slow"]]
+
+
+def test_what_a_derived_class_keeps_and_no_state_holds_is_named_once(tmp_path: Path) -> None:
+    def make(began: float) -> Any:
+        return lambda model: Lookahead(torch.optim.SGD(model.parameters(), lr=0.1), began)
+
+    fit(make(1.0), StopAt(6), folder=tmp_path)
+    with pytest.warns(
+        EngineWarning, match=r"Lookahead had another value of n, slow when .* Override state_dict"
+    ) as told:
+        fit(make(2.0), folder=tmp_path)
+    assert len(told) == 1
+
+
+def test_a_derived_class_that_saves_its_own_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(lambda model: Saved(torch.optim.SGD(model.parameters(), lr=0.1)), tmp_path)
+
+
+def test_a_derived_class_that_keeps_nothing_of_its_own_is_not_warned_of(tmp_path: Path) -> None:
+    class Plain(Optimizer):
+        def step(self) -> None:
+            super().step()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(lambda model: Plain(torch.optim.SGD(model.parameters(), lr=0.1)), tmp_path)
 
 
 def test_a_state_of_other_shapes_is_refused_and_named() -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import random
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 from deepepochs_like import Callback, Trainer
 from deepepochs_like.data import BatchSource
+from deepepochs_like.data.resume import check_position
 from support.digits import digits, mlp, same, weights
 
 quiet: Any = partial(Trainer, device="cpu", verbose=0)
@@ -175,6 +177,12 @@ def test_batches_that_need_not_be_in_order_come_as_they_are_ready() -> None:
         source.release()
         with nullcontext() if in_order else pytest.warns(UserWarning, match="in_order=False: .* not known"):
             BatchSource(loader(in_order), "train_dl").load_state_dict(state)
+
+
+def test_one_worker_leaves_batches_in_order_whatever_it_is_allowed() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_position("train_dl", DataLoader(Slow(), 1, num_workers=1, in_order=False), 2)
 
 
 class Cut(Callback):

@@ -408,3 +408,26 @@ def test_memory_of_few_and_many_batches_is_asked_of_fresh_processes() -> None:
     found = part("flat").growth(20, 200, ["confusion"])
     assert all(100 < few < 4000 and abs(many - few) < 50 for few, many in found.values())
     assert "confusion" in report.growth_report(found)
+
+
+def test_what_is_measured_anew_takes_the_place_of_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "commit", lambda: "of commit 1234567")
+    first = report.written("one", ["## w2: a\n\nold", "## The display, in %\n\na\n\n## Checkpoints, in %\n\nb"], "")
+    both = report.written("two", ["## w1: b\n\nnew", "## w2: c\n\nnew"], first)
+    heads = [line for line in both.splitlines() if line.startswith("#")]
+    assert heads == [
+        "# What a training loop costs",
+        *("## w1: b", "## w2: c", "## The display, in %", "## Checkpoints, in %"),
+    ]
+    assert "old" not in both
+    assert both.count(report.EXPLANATION) == 1
+    assert [both.count(f"`{command}`, ") for command in ("one", "two")] == [2, 2]
+    assert both.count("of commit 1234567") == 4
+
+
+def test_a_commit_is_named_with_what_was_changed_since() -> None:
+    name = report.commit()
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert name.startswith(f"of commit {head.stdout.strip()}" if head.returncode == 0 else "of no known commit")

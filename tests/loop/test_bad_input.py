@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deepepochs_like
+import deepepochs_like.idle as idle
 from deepepochs_like import (
     Callback,
     Checkpoint,
@@ -53,6 +55,7 @@ from deepepochs_like.errors import (
     a_kind,
 )
 from deepepochs_like.history import History
+from deepepochs_like.idle import FIX
 from support.loop import CountedLoader, Recorder, batches, net, trainer, unchanged, weights
 
 mse = nn.functional.mse_loss
@@ -296,13 +299,129 @@ def test_a_run_that_trains_nothing_is_named_once_after_its_first_epoch() -> None
         trainer().fit(batches(12), step=only_backward)  # at the end, as somebody could have been adding them up
 
 
+class After(Callback):
+    """Stop after so many batches."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    def on_after_train_batch(self, trainer: Trainer, **kwargs: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            trainer.stop("enough")
+
+
 @pytest.mark.parametrize("options", [{}, {"val_every_steps": 3}])
-@pytest.mark.parametrize("step", [measures, only_backward])
-def test_a_run_that_counts_updates_and_makes_none_ends(step: Any, options: dict[str, int]) -> None:
-    run = Run()
-    with pytest.raises(StepError, match=f"max_steps counts updates.* {step.__name__} made none in .* never end; call"):
-        trainer(run.model).fit(batches(20), max_steps=10, step=step, **options)
+@pytest.mark.parametrize(("step", "count"), [(measures, 100), (only_backward, 500)])
+def test_a_run_that_counts_updates_and_makes_none_is_named_once_and_goes_on(
+    step: Any, count: int, options: dict[str, int]
+) -> None:
+    log, run = Recorder(), Run()
+    with pytest.warns(EngineWarning) as told:
+        trainer(run.model, callbacks=[log, After(540)]).fit(batches(20), max_steps=10, step=step, **options)
+    (one,) = told
+    for part in ("max_steps counts updates", f"{step.__name__} made none in {count} batches so far", "goes on", FIX):
+        assert part in str(one.message)
+    assert log.counts["after_train_batch"] == 540
     assert unchanged(run.model, run.before)
+
+
+def test_a_run_whose_first_batches_fill_a_buffer_makes_its_updates() -> None:
+    class Replay(EpochTask):
+        seen = 0
+
+        def train_step(self, batch_x: Any, batch_y: Tensor) -> None:
+            self.seen += 1
+            if self.seen > 150:
+                self.loss(self.model(batch_x), batch_y)
+
+    engine = trainer()
+    with pytest.warns(EngineWarning, match=r"Replay\.train_step made none in 100 batches so far"):
+        engine.fit(train_tasks=Replay(batches(20)), max_steps=30)
+    assert engine.progress.step == 30
+
+
+def test_statistics_that_are_estimated_anew_are_no_reason_to_warn() -> None:
+    def estimate(trainer: Trainer, batch_x: Any, batch_y: Tensor) -> None:
+        with torch.no_grad():
+            trainer.model(batch_x)
+
+    model = nn.Sequential(net(), nn.BatchNorm1d(1))
+    trainer(model).fit(batches(12), step=estimate)
+    assert model[1].num_batches_tracked == 2 * 12
+    with pytest.warns(EngineWarning, match="estimate made none in 108 batches so far; the run goes on"):
+        trainer(model, callbacks=After(120)).fit(batches(12), max_steps=1, step=estimate)
+
+
+@pytest.mark.parametrize("where", ["attribute", "list", "object", "argument", "closure", "optimizer", "tensor"])
+def test_what_is_trained_beside_the_models_is_no_reason_to_warn(where: str) -> None:
+    student = nn.Linear(2, 1)
+    sgd = torch.optim.SGD(student.parameters(), lr=0.01)
+
+    def learn(x: Tensor, y: Tensor) -> None:
+        sgd.zero_grad()
+        mse(student(x), y).backward()
+        sgd.step()
+
+    class Distil(EpochTask):
+        own: Any = None
+
+        def train_step(self, batch_x: Any, batch_y: Tensor, **given: Any) -> None:
+            if where == "tensor":
+                self.own += batch_y.mean()
+            else:
+                learn(batch_x[0], batch_y)
+
+    class Within(EpochTask):
+        def train_step(self, batch_x: Any, batch_y: Tensor) -> None:
+            sgd.zero_grad()
+            mse(student(batch_x[0]), batch_y).backward()
+            sgd.step()
+
+    kept = {"attribute": student, "list": [student], "object": SimpleNamespace(student=student), "optimizer": sgd}
+    task = Within(batches(12)) if where == "closure" else Distil(batches(12))
+    if isinstance(task, Distil):
+        task.own = torch.zeros(3) if where == "tensor" else kept.get(where)
+        task.step_args = {"student": student} if where == "argument" else {}
+    trainer().fit(train_tasks=task)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, torch.int8])
+def test_a_fingerprint_is_the_same_in_parts_and_of_any_layout(kind: torch.dtype, monkeypatch: Any) -> None:
+    tensor = (torch.randn(7, 5, 3) * 9).to(kind)
+    whole = idle._fingerprint(tensor)
+    monkeypatch.setattr(idle, "_AT_ONCE", 4)
+    assert all(part.numel() <= 4 for part in idle._parts(tensor))
+    for same in (tensor, tensor.transpose(0, 2).contiguous().transpose(0, 2), tensor.clone()):
+        assert torch.equal(idle._fingerprint(same), whole)
+    tensor[6, 4, 2] += 1
+    assert not torch.equal(idle._fingerprint(tensor), whole)
+
+
+def test_tensors_of_unusual_kinds_do_not_disturb_a_step_of_one_s_own() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 1))
+    with torch.inference_mode():
+        made_in_inference = torch.eye(3).to_sparse()
+    kinds = [
+        made_in_inference,
+        torch.eye(3).to_sparse(),
+        torch.zeros(3, dtype=torch.complex64).conj(),
+        torch.zeros(3, dtype=torch.complex128),
+        torch.zeros(3, device="meta"),
+        torch.zeros(0),
+        torch.ones(3) > 0,
+        torch.zeros(1).expand(3, 3),
+    ]
+    other = nn.Module()
+    for place, tensor in enumerate(kinds):
+        other.register_buffer(f"buffer_{place}", tensor)
+
+    def step(trainer: Trainer, batch_x: Any, batch_y: Tensor) -> None:
+        assert other is not None
+        trainer.loss(trainer.model(batch_x), batch_y)
+
+    assert len(trainer(model).fit(batches(2), step=step)["train"]["loss"]) == 2
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -322,8 +441,8 @@ def test_weights_that_are_trained_by_hand_are_no_reason_to_warn_but_cannot_be_co
 
     trainer(model).fit(batches(12), step=step)
     assert not trainer(model).fast_dev_run(batches(2), step=step).warnings()
-    with pytest.raises(StepError, match=r"although the weights have changed.*Trainer\(opt=\.\.\.\).*fit\(epochs="):
-        trainer(model).fit(batches(12), max_steps=5, step=step)
+    with pytest.warns(EngineWarning, match=r"although the weights have changed.*Trainer\(opt=\.\.\.\).*fit\(epochs="):
+        trainer(model, callbacks=After(600)).fit(batches(12), max_steps=5, step=step)
 
 
 def test_updates_that_come_late_or_are_left_out_are_no_reason_to_warn() -> None:
@@ -646,6 +765,26 @@ def test_a_metric_without_its_mean_cannot_be_averaged(run: Run) -> None:
     assert figures[0].shape == (2,), "two outputs for two samples are no values per sample"
 
 
+class PerClass:
+    """Figures of two classes, of all batches so far: what is shown to it once more would count twice."""
+
+    __name__ = "per_class"
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, preds: Tensor, targets: Tensor) -> Tensor:
+        self.sizes.append(len(preds))
+        return torch.full((2,), float(sum(self.sizes)))
+
+
+def test_a_metric_that_keeps_something_is_shown_no_parts_of_batches() -> None:
+    metric = PerClass()
+    with pytest.warns(EngineWarning, match="its value over an epoch is not that mean"):
+        trainer(net(2), metrics=metric, metric_patch="mean", epochs=1).fit([(torch.ones(2, 2), torch.zeros(2, 2))] * 3)
+    assert metric.sizes[:3] == [2, 2, 2], "with parts of the first batches in between it were 2, 1, 2"
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_a_metric_whose_shape_changes_is_named(early: bool, run: Run) -> None:
     shapes = iter([(3,), (5,)] if early else [(3,), (3,), (5,)])
@@ -923,6 +1062,83 @@ def test_a_loss_that_leaves_something_behind_is_not_called_once_more() -> None:
         with pytest.warns(EngineWarning, match="differ in shape"):
             shaped((4, 1), torch.ones(4), loss=noting)
     assert len(calls) == 12
+
+
+class Running(nn.Module):
+    """A loss that keeps a scale, which it changes in ways that no name of a method tells."""
+
+    scale: Tensor
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+        self.how = how
+
+    def forward(self, out: Tensor, y: Tensor) -> Tensor:
+        scale, error = self.scale, absolute(out.flatten(), y)
+        if self.how == "operator":
+            scale += 1
+        else:
+            torch.add(scale, 1, out=scale)
+        return error
+
+
+@pytest.mark.parametrize("how", ["operator", "out"])
+def test_a_loss_that_changes_what_it_keeps_is_not_called_once_more(how: str) -> None:
+    loss = Running(how)
+    shaped((4, 1), torch.ones(4), loss=loss)
+    assert loss.scale == 1 + 4
+
+
+class Absolute:
+    """A metric that counts its calls."""
+
+    __name__ = "absolute"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, out: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        return absolute(out, y)
+
+
+def by_numpy(out: Tensor, y: Tensor) -> float:
+    return float(np.abs(out.numpy() - y.numpy()).mean())
+
+
+@pytest.mark.parametrize("kind", ["tensor", "mean"])
+@pytest.mark.parametrize("metric", [absolute, Absolute(), by_numpy, torch.compile(absolute, backend="eager")])
+def test_a_metric_that_mixes_up_samples_is_told_whatever_it_is(metric: Any, kind: str) -> None:
+    with pytest.warns(EngineWarning, match="differ in shape") as told:
+        shaped((4, 1), torch.ones(4), loss=squeezed, metrics=[metric], metric_patch=kind)
+    assert len([one for one in told if one.category is EngineWarning]) == 1
+
+
+def within(out: Tensor, y: Tensor) -> Tensor:
+    return ((out.squeeze(-1) - y).abs() < 0.5).double().mean()
+
+
+@pytest.mark.parametrize("kind", ["tensor", "mean"])
+def test_a_metric_that_knows_what_to_do_with_its_shapes_raises_no_alarm(kind: str) -> None:
+    metrics = [within, Noting(lambda out, y: out[:, 0] - y)]
+    shaped((4, 1), torch.ones(4), loss=squeezed, metrics=metrics, metric_patch=kind)
+    trainer(loss=squeezed, metrics=metrics, metric_patch=kind).test([(torch.ones(4, 2), torch.ones(4))])
+
+
+def test_a_metric_that_is_averaged_is_called_once_per_batch() -> None:
+    metric = Absolute()
+    with pytest.warns(EngineWarning, match="differ in shape"):
+        shaped((4, 1), torch.ones(4), loss=squeezed, metrics=[metric], metric_patch="mean")
+    assert metric.calls == 4 + 3, "once per batch, and three times to see whether it is a mean"
+
+
+def test_a_mask_of_pairs_is_meant() -> None:
+    def cox(out: Tensor, y: Tensor) -> Tensor:
+        at_risk = (y[None, :] >= y[:, None]).float()
+        return (torch.exp(out) * at_risk).sum(0).log().mean() - out.mean()
+
+    shaped((4, 1), torch.arange(4.0), loss=Noting(cox))
 
 
 def test_trying_a_loss_draws_nothing() -> None:

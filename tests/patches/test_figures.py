@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from deepepochs_like import Callback, Trainer, metrics
+from deepepochs_like import Callback, Checkpoint, Trainer, handles, metrics
 from deepepochs_like.errors import (
     EngineWarning,
     LossError,
@@ -275,6 +276,107 @@ def test_a_loss_that_is_changed_in_place_is_refused_with_the_fix(kind: Any, call
         run(batches_of())
 
 
+class ChangesItsLoss(Trainer):
+    """Changes in place what a batch gave, and stops behind the second."""
+
+    stops = True
+
+    def step(self, batch_x: Any, batch_y: Any) -> None:
+        out = self.model(batch_x)
+        loss = self.loss(out, batch_y)
+        if self.stops:
+            self.change(out, loss)
+            if self.progress.batch == 1:
+                self.stop("enough")
+
+    def change(self, out: Tensor, loss: Tensor) -> None:
+        loss.clamp_(max=1e9)
+
+
+class ChangesItsOutput(ChangesItsLoss):
+    def change(self, out: Tensor, loss: Tensor) -> None:
+        out.add_(1.0)
+
+
+@pytest.mark.parametrize("kind", [ChangesItsLoss, ChangesItsOutput])
+def test_what_was_changed_in_place_is_saved_and_refused_when_the_epoch_is_read(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def made(**options: Any) -> Any:
+        wanted = [largest] if kind is ChangesItsOutput else []
+        return kind(torch.nn.Linear(3, 1), mse_loss, epochs=1, metrics=wanted, verbose=0, running_id="r", **options)
+
+    stopped = made(callbacks=[Checkpoint()])
+    stopped.fit(batches_of(4))
+    assert stopped.progress.batch == 2
+    assert [path for path in tmp_path.rglob("*.ckpt") if path.stat().st_size]
+    resumed = made(callbacks=[Checkpoint()], resume="auto")
+    resumed.stops = False
+    with pytest.raises(PatchError, match=r"of batch 0 .*changed in place after"):
+        resumed.fit(batches_of(4))
+    assert resumed.progress.batch == 4
+
+
+def test_losses_of_which_one_was_changed_are_missing_from_no_figure_that_is_read_later() -> None:
+    figures = Figures([])
+    losses = [torch.tensor(float(number)) for number in range(64)]
+    for loss in losses[:-1]:
+        figures.losses.add(loss, 1, loss._version)
+    losses[2].mul_(2)
+    with pytest.raises(PatchError, match="loss: the one of batch 2 "):
+        figures.losses.add(losses[-1], 1, 0)
+    figures.losses.add(torch.zeros(()), 1, 0)
+    for _ in range(2):
+        with pytest.raises(PatchError, match="loss: the one of batch 2 "):
+            figures.read()
+
+
+def test_losses_that_cannot_be_added_up_are_missing_from_no_figure_that_is_read_later() -> None:
+    losses = Figures([]).losses
+    for _ in range(63):
+        losses.add(torch.ones(()), 1)
+    with pytest.raises(TypeError):
+        losses.add(torch.ones(()), "much")  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            losses.mean()
+
+
+def test_a_state_of_losses_that_does_not_say_whether_they_are_right_is_loaded() -> None:
+    figures, later = Figures([]), Figures([])
+    figures.losses.add(torch.tensor(3.0), 1)
+    state = figures.state_dict()
+    del state["loss"]["spoilt"]
+    later.load_state_dict(state)
+    assert later.read() == {"loss": 3.0}
+
+
+def test_a_patch_of_a_step_that_was_changed_in_place_is_saved_and_refused_when_it_is_read() -> None:
+    figures, later = Figures([]), Figures([])
+    preds = torch.ones(2)
+    figures.add("p", TensorPatch(largest).load(preds, torch.ones(2)))
+    kept = figures.patches["p"].leaves()[0][0]
+    kept.mul_(2)
+    later.load_state_dict(figures.state_dict(ended=True))
+    with pytest.raises(PatchError, match=r"predictions of batch 0 .*changed in place"):
+        later.read()
+
+
+class Labelled(Tensor):
+    """A tensor of a class of its own."""
+
+
+def test_a_loss_of_a_class_of_its_own_is_looked_at_closely_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Any] = []
+    monkeypatch.setattr(handles, "check_loss", lambda loss, *others: looks.append(loss))
+    trainer = Trainer(torch.nn.Linear(3, 1), lambda out, y: mse_loss(out, y).as_subclass(Labelled), epochs=1, verbose=0)
+    trainer.fit(batches_of())
+    assert len(looks) == 1
+    assert type(looks[0]) is Labelled
+
+
 def test_losses_that_are_places_of_one_tensor_are_not_taken_for_changed() -> None:
     figures, all_of_them = Figures([]), torch.zeros(3)
     for number in range(3):
@@ -441,6 +543,82 @@ def test_batches_cut_from_one_tensor_may_be_changed_before_they_are_taken_in() -
     batches = list(zip(x.split(2), y.split(2), strict=True))
     trainer = Trainer(torch.nn.Linear(3, 3), cross_entropy, metrics=[left], callbacks=[Relabels()], verbose=0)
     assert trainer.test(batches)["left"] == 0.5
+
+
+def test_columns_of_one_tensor_may_be_changed_before_they_are_taken_in() -> None:
+    figures, table = Figures([Slot(largest)]), torch.zeros(2, 6)
+    for number, targets in enumerate(table.split(2, dim=1)):
+        targets.fill_(number)
+        run_batch(figures, outputs=(torch.zeros(2, 2), targets), weight=2)
+    assert figures.read()["largest"] == 2.0
+
+
+def test_columns_that_are_filled_again_for_every_batch_are_refused() -> None:
+    figures, table = Figures([Slot(largest)]), torch.zeros(2, 6)
+    for number in range(3):
+        run_batch(figures, outputs=(torch.zeros(2, 2), table[:, 1:3].fill_(number)), weight=2)
+    with pytest.raises(PatchError, match=r"the targets of batch 0 .*fills the same memory again"):
+        figures.read()
+
+
+@pytest.mark.parametrize("part", [lambda out: out[:, :1], lambda out: out.t()[:1], lambda out: {"a": out[:, :1]}])
+def test_a_part_of_a_tensor_that_was_changed_is_refused_as_it_cannot_be_told(part: Any) -> None:
+    figures = Figures([Slot(lambda p, t: 0.0)])
+    for _ in range(2):
+        out = torch.zeros(3, 2)
+        run_batch(figures, outputs=(part(out), torch.zeros(())), weight=3)
+        out.sigmoid_()
+    with pytest.raises(PatchError, match=r"predictions of batch 0 .* part of a larger .*cannot be told.*\.clone\(\)"):
+        figures.read()
+
+
+def test_parts_of_one_tensor_are_refused_where_the_last_was_changed_after_it_came() -> None:
+    figures, every = Figures([Slot(largest)]), torch.zeros(6)
+    for targets in every.split(2):
+        run_batch(figures, outputs=(torch.zeros(2), targets), weight=2)
+        targets.fill_(3)
+    with pytest.raises(PatchError, match=r"targets of batch 0 .*cannot be told"):
+        figures.read()
+
+
+def test_a_batch_that_is_made_ready_while_a_state_is_taken_spoils_nothing() -> None:
+    figures, later, every = Figures([Slot(largest)]), Figures([Slot(largest)]), torch.arange(6.0)
+    first, second, third = every.split(2)
+    for targets in (first, second):
+        run_batch(figures, outputs=(torch.zeros(2), targets), weight=2)
+    third.fill_(9)
+    later.load_state_dict(figures.state_dict())
+    assert later.read()["largest"] == 3.0
+
+
+class Constant(torch.nn.Module):
+    """What it gives out is what it learns, or a part of it."""
+
+    def __init__(self, part: Any) -> None:
+        super().__init__()
+        self.c, self.part = torch.nn.Parameter(torch.zeros(2, 1)), part
+
+    def forward(self, x: Tensor) -> Any:
+        return self.part(self.c)
+
+
+def error(preds: Any, targets: Tensor) -> Tensor:
+    return ((preds["a"] if isinstance(preds, dict) else preds) - targets).abs().mean()
+
+
+def error_of(preds: Any, targets: Tensor) -> Tensor:
+    return mse_loss(preds["a"] if isinstance(preds, dict) else preds, targets)
+
+
+@pytest.mark.parametrize("part", [lambda c: c, lambda c: c[:1].expand(2, 1), lambda c: c[:, :1], lambda c: {"a": c}])
+def test_outputs_that_are_trained_themselves_count_as_they_were(part: Any) -> None:
+    def trained(kind: str) -> Any:
+        model = Constant(part)
+        opt = torch.optim.SGD(model.parameters(), 0.3)
+        trainer = Trainer(model, error_of, opt, 2, metrics=[error], metric_patch=kind, verbose=0)
+        return trainer.fit(batches_of())["train"]["error"]
+
+    assert trained("tensor") == pytest.approx(trained("mean"))
 
 
 def left(preds: Tensor, targets: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
 
 from deepepochs_like.errors import PatchError
@@ -186,6 +187,36 @@ def test_outputs_that_cannot_be_saved_are_refused_by_name() -> None:
         patch.state_dict()
     with pytest.raises(PatchError, match="targets is an ndarray"):
         TensorPatch(Seen()).load(torch.ones(1), np.ones(1)).state_dict()
+
+
+def test_a_state_of_batches_that_were_changed_in_place_is_refused_when_it_is_read() -> None:
+    preds = torch.ones(2)
+    patch = TensorPatch(Seen(), name="auc").load(preds, None)
+    preds.zero_()
+    later, last = TensorPatch(Seen(), name="auc"), TensorPatch(Seen(), name="auc")
+    later.load_state_dict(through_a_file(patch.state_dict()))
+    last.load_state_dict(through_a_file((later + TensorPatch(Seen(), name="auc").load(preds, None)).state_dict()))
+    for resumed in (later, last, last + last):
+        with pytest.raises(PatchError, match=r"'auc': the predictions of batch 0 .*changed in place"):
+            resumed()
+
+
+def test_a_state_that_does_not_say_whether_its_batches_were_changed_is_loaded() -> None:
+    patch, later = TensorPatch(lambda p, t: p.sum()).load(torch.ones(2), None), TensorPatch(lambda p, t: p.sum())
+    state = patch.state_dict()
+    del state["spoilt"]
+    later.load_state_dict(state)
+    assert later().item() == 2.0
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
+def test_memory_that_runs_out_in_a_metric_of_lists_is_said_as_it_is(kind: type[Exception]) -> None:
+    def greedy(preds: list[Tensor], targets: Any) -> float:
+        raise kind("no room")
+
+    ragged = [TensorPatch(greedy).load(torch.ones(2, n), torch.ones(2, n)) for n in (1, 2)]
+    with pytest.raises(kind, match="no room"):
+        sum(ragged)()
 
 
 def test_a_deep_tree_of_merges_is_read_without_recursion() -> None:
